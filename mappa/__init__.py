@@ -1,0 +1,1 @@
+"""MAPPA: finetune a team of language-model agents from per-action judge scores."""

@@ -1,0 +1,1 @@
+"""Jupyter kernels behind an isolation boundary."""
