@@ -1,0 +1,1 @@
+"""Credit: judged actions -> advantages. A new scheme is one file here and one yaml in conf/credit."""

@@ -1,0 +1,1 @@
+"""Rollout engines: a new engine is one file here and one yaml in conf/engine."""

@@ -1,0 +1,89 @@
+"""What every rollout engine offers. Tokens in, tokens out: text never crosses this line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mappa.types import StopReason
+
+if TYPE_CHECKING:
+    from mappa.chat import Chat
+    from mappa.lora import Adapters
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one completion is sampled."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    """> 0; log-probabilities are reported under it."""
+    top_p: float = 1.0
+    seed: int = 0
+    """The completion is a function of adapter, prompt and seed, whatever else is in the batch (up to rounding)."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    token_ids: tuple[int, ...]
+    """Sampled tokens, the end-of-turn token included when `stop_reason` is STOP."""
+    logprobs: tuple[float, ...]
+    """Natural log, under the sampling temperature and before any top-p cut."""
+    stop_reason: StopReason
+    version: int
+    """Adapter version that sampled it."""
+
+
+class Engine(Protocol):
+    """Life: `attach` -> (`sync` -> `wake` -> many `generate` -> `sleep`) per epoch -> `close`."""
+
+    shares_weights: bool
+    """True when it generates with the trainer's own modules: `sync` copies nothing."""
+    context_length: int
+    """Most tokens of prompt + completion."""
+
+    def attach(self, adapters: Adapters, chat: Chat, model_path: str) -> None:
+        """Get to know the policy: called once, before the first rollout."""
+
+    def lane(self) -> object:
+        """Async context of one concurrent requester; see `BaseEngine.lane`."""
+
+    async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Sample one completion with `agent`'s adapter.
+
+        Raises:
+            EngineError: the prompt leaves no room for the completion, or the engine is down.
+        """
+
+    async def sync(self, version: int) -> None:
+        """Serve the adapters' current weights under `version` from now on."""
+
+    async def sleep(self) -> None:
+        """Give memory back to the update."""
+
+    async def wake(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class BaseEngine:
+    """Defaults for engines that need no barrier between requesters."""
+
+    shares_weights = False
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[None]:
+        """One concurrent requester. Engines that batch in lockstep wait until every open lane has a request pending."""
+        yield
+
+    async def sleep(self) -> None:
+        """Nothing to give back by default."""
+
+    async def wake(self) -> None:
+        """Nothing to take back by default."""
+
+    async def close(self) -> None:
+        """Nothing to release by default."""

@@ -1,0 +1,56 @@
+"""Pure string functions shared by agents, tasks and judges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from mappa.errors import ConfigError
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_FENCE = re.compile(r"```(?:python|py)[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    r"""Replace every `{{name}}` in one pass; replaced text is not scanned again, single braces (`\boxed{}`) are text.
+
+    Raises:
+        KeyError: a placeholder has no value.
+    """
+    return _PLACEHOLDER.sub(lambda match: values[match.group(1)], template)
+
+
+def check_placeholders(template: str, known: Collection[str], where: str) -> None:
+    """Raise `ConfigError` if `template` uses a placeholder that is not in `known`."""
+    unknown = sorted(set(_PLACEHOLDER.findall(template)) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown placeholder {{{{{unknown[0]}}}}}; available: {', '.join(sorted(known))}")
+
+
+def strip_reasoning(text: str, close: str = "</think>") -> str:
+    """Drop everything up to the last closing tag: templates may open the tag in the prompt, so no opening is needed."""
+    return text.rpartition(close)[2].strip()
+
+
+def code_blocks(text: str) -> str:
+    """All fenced python blocks of `text` in order, joined into one cell; empty string if there is none."""
+    return "\n".join(block.rstrip() for block in _FENCE.findall(text)).strip()
+
+
+def head_tail(text: str, limit: int) -> str:
+    """Cut the middle out of `text` so that about `limit` characters stay: tracebacks end at the tail."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half} characters omitted] ...\n{text[-half:]}"
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last complete `\boxed{...}`, braces balanced; None if there is none."""
+    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
+        depth = 1
+        for index in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[index], 0)
+            if depth == 0:
+                return text[start:index].strip()
+    return None

@@ -1,0 +1,185 @@
+"""The carriers: frozen dataclasses for everything that travels between the parts.
+
+Shape legend, used as suffixes of tensor names everywhere:
+    B  sequences (one action each) of a micro-batch
+    T  token positions of the padded sequence (prompt + completion)
+    N  loss positions of a micro-batch, flattened in row order
+    H  hidden size
+    V  vocabulary size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StopReason(StrEnum):
+    """Why the engine stopped sampling."""
+
+    STOP = "stop"
+    """The model ended its turn; the end-of-turn token is the last completion token."""
+    LENGTH = "length"
+    """The completion budget ran out: the action is truncated and never trained."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message as the policy saw it."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem to be solved by the team."""
+
+    id: str
+    """Unique and stable within its task set."""
+    question: str
+    """What the agents are told."""
+    answer: str | None = None
+    """Ground truth for the grader. Never shown to agents; to the judge only if it is configured to see it."""
+    kind: str = "default"
+    """Stratum: tasks of one kind are comparable (for sampling, and for watching the judge's bias)."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name in the workspace -> path on the host, copied in when the episode starts."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the task set's own grader needs."""
+
+
+@dataclass(frozen=True)
+class ToolRun:
+    """One execution of an action's code in the episode's kernel."""
+
+    code: str
+    text: str
+    """What the agent is told, already cut to head + tail."""
+    status: str
+    """`ok`, `error`, `timeout`, `killed_*` or `died`, as in `sandbox.ExecutionStatus`."""
+    seconds: float
+    restarted: bool = False
+    """The kernel was lost and started anew."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One sampled completion of one agent, with all that is needed to judge it and to train on it."""
+
+    id: str
+    """`<episode id>/<index>`, unique in a run."""
+    agent: str
+    role: str
+    """The agent's job in one line, for the judge."""
+    turn: int
+    """0-based turn of this agent within its current act."""
+    messages: tuple[Message, ...]
+    """The conversation the agent saw, as text."""
+    prompt_ids: tuple[int, ...]
+    """Exactly what the policy saw when it acted."""
+    completion_ids: tuple[int, ...]
+    """Exactly what the engine sampled, end-of-turn token included."""
+    logprobs: tuple[float, ...]
+    """Engine log-probabilities of `completion_ids` under the sampling temperature, natural log."""
+    stop_reason: StopReason
+    text: str
+    """Decoded completion, special tokens removed."""
+    version: int
+    """Adapter version (number of updates) that sampled it."""
+    tool: ToolRun | None = None
+    files: tuple[str, ...] = ()
+    """Workspace files this action created or changed."""
+
+    @property
+    def truncated(self) -> bool:
+        return self.stop_reason is StopReason.LENGTH
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The task's own word on an episode; every reported accuracy comes from here."""
+
+    score: float
+    """0-1; for exact-answer tasks 1.0 or 0.0."""
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Task-specific numbers, e.g. rmse."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One team attempt at one task."""
+
+    id: str
+    task: Task
+    seed: int
+    actions: tuple[Action, ...]
+    """In the order in which they were finished."""
+    answer: str | None
+    """The team's final answer."""
+    grade: Grade | None
+    """None when the episode ended in an error."""
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Agent -> workspace files it created or changed."""
+    error: str | None = None
+    """Why the episode ended early, e.g. an over-long prompt; its finished actions are still judged and trained."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judge's word on one action."""
+
+    score: float | None
+    """0-10; None = no verdict (judge failed, budget spent, unreadable reply). Never a placeholder number."""
+    reason: str = ""
+    judge: str = ""
+    """Judge id: changes whenever its verdicts could."""
+    prompt_hash: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    """Dollars."""
+    seconds: float = 0.0
+    cached: bool = False
+    """Answered from the ledger: nothing was paid."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One action on its way into the loss."""
+
+    action: Action
+    task_id: str
+    kind: str
+    reward: float | None
+    """score / 10; None = unjudged."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether the action enters the loss and the credit statistics."""
+        return self.reward is not None and not self.action.truncated
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of one agent's actions. Padding is on the right; tensors are aligned to token positions."""
+
+    agent: str
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    loss_mask_BT: Tensor
+    """1.0 where the token was sampled and its action is valid, else 0.0."""
+    advantages_BT: Tensor
+    engine_logprobs_BT: Tensor
+    old_logprobs_BT: Tensor | None
+    """Trainer log-probabilities before the first update of the rollout; None when one update is taken (ratio = 1)."""
+    ref_logprobs_BT: Tensor | None
+    """Base-model log-probabilities, only when the loss has a separate KL term."""
