@@ -1,0 +1,78 @@
+"""The tokenizer boundary: messages -> token ids, and back. Sampled tokens are never re-made from text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mappa.text import head_tail
+from mappa.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MARK = "\u2402mappa\u2403"
+
+
+class Chat:
+    """A tokenizer with its chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any] | None = None) -> None:
+        """`template`: extra keyword arguments of the chat template, e.g. `enable_thinking: false`."""
+        self.tokenizer = tokenizer
+        self._template = dict(template or {})
+        self._special = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.eos_id if pad is None else pad
+
+    def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of the conversation with the assistant's turn opened."""
+        return self._encode(self._text(messages))
+
+    def extend(
+        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], messages: Sequence[Message]
+    ) -> tuple[int, ...]:
+        """Context of an agent's next turn: what it saw, what it sampled, then `messages` and a newly opened turn.
+
+        Earlier tokens are kept as they are, also where the template would rewrite history (e.g. drop reasoning).
+        """
+        text = self._text([Message("user", "?"), Message("assistant", _MARK), *messages])
+        suffix = self._encode(text.rpartition(_MARK)[2])
+        if completion_ids and completion_ids[-1] == suffix[0]:  # the end-of-turn token was sampled already
+            suffix = suffix[1:]
+        return (*prompt_ids, *completion_ids, *suffix)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def clean(self, text: str) -> str:
+        """Remove every string that would be parsed as a special token, also those that removal puts together."""
+        before = None
+        while before != text:
+            before = text
+            for token in self._special:
+                text = text.replace(token, "")
+        return text
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """Cut to head + tail so that the text takes at most about `max_tokens` tokens."""
+        count = len(self._encode(text)) if len(text) > max_tokens else 0  # a token is at least one character
+        if count <= max_tokens:
+            return text
+        return head_tail(text, max(1, len(text) * max_tokens // count))
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        conversation = [{"role": message.role, "content": message.content} for message in messages if message.content]
+        return self.tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **self._template
+        )
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))

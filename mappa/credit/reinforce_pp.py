@@ -1,0 +1,65 @@
+"""REINFORCE++ (arXiv 2501.03262): k1 KL inside the reward, no critic, whitening per agent."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from mappa.credit.base import EPS, Credited, Gather, moments
+from mappa.errors import ConfigError
+from mappa.types import Sample
+
+
+class ReinforcePP:
+    """Advantage of MAPPA (arXiv 2601.23228) over the plain REINFORCE++ estimator.
+
+    Departures from REINFORCE++:
+      1. every action is an episode of its own, with its own reward; nothing flows between actions or agents;
+      2. whitening is per agent (`scope: team` pools them, as one policy would), optionally per task stratum too.
+    """
+
+    kl_in_loss = 0.0
+    kl_estimator = "k2"
+
+    def __init__(self, beta: float = 0.01, scope: str = "agent", normalize_by: str | None = None) -> None:
+        """`beta`: weight of the KL. `scope`: agent | team. `normalize_by`: null | stratum (the task's kind)."""
+        if scope not in ("agent", "team") or normalize_by not in (None, "stratum"):
+            raise ConfigError(
+                f"credit.scope={scope}, credit.normalize_by={normalize_by}: use agent|team and null|stratum"
+            )
+        self.kl_in_reward = beta
+        self._scope = scope
+        self._normalize_by = normalize_by
+
+    def advantages(self, samples: Sequence[Sample], kl: Sequence[Tensor | None], gather: Gather) -> Credited:
+        raw = [
+            returns(s.reward, len(s.action.completion_ids), k, self.kl_in_reward) if s.valid else None
+            for s, k in zip(samples, kl, strict=True)
+        ]
+        keys = [self._key(sample) for sample in samples]
+        return Credited(whiten(keys, raw, gather))
+
+    def _key(self, sample: Sample) -> Hashable:
+        agent = sample.action.agent if self._scope == "agent" else "team"
+        return (agent, sample.kind if self._normalize_by == "stratum" else "")
+
+
+def returns(reward: float, length: int, kl_T: Tensor | None, beta: float) -> Tensor:
+    """A_t = r - beta * sum_{i >= t} kappa_i, shape (length,): eqs. 8-9 of REINFORCE++ with gamma = 1 and no critic."""
+    value_T = torch.full((length,), reward, dtype=torch.float32)
+    if kl_T is None or beta == 0:
+        return value_T
+    return value_T - beta * kl_T.flip(0).cumsum(0).flip(0)
+
+
+def whiten(keys: Sequence[Hashable], raw: Sequence[Tensor | None], gather: Gather) -> list[Tensor | None]:
+    """(A - mean) / (std + eps) over all valid tokens of each key: eq. 10 of REINFORCE++, token-weighted."""
+    stats = moments([(key, v) for key, v in zip(keys, raw, strict=True) if v is not None], gather)
+
+    def scale(key: Hashable, value_T: Tensor) -> Tensor:
+        mean, std = stats[key]
+        return (value_T - mean) / (std + EPS)
+
+    return [None if v is None else scale(key, v) for key, v in zip(keys, raw, strict=True)]

@@ -1,0 +1,206 @@
+"""Generate with the trainer's own model, no copy of the weights: the CPU default, and the reference for the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mappa.engine.base import BaseEngine, Completion, Sampling
+from mappa.errors import EngineError
+from mappa.types import StopReason
+
+if TYPE_CHECKING:
+    from mappa.chat import Chat
+    from mappa.lora import Adapters
+
+
+@dataclass(frozen=True)
+class _Request:
+    agent: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    future: asyncio.Future[Completion]
+
+
+class HFEngine(BaseEngine):
+    """Concurrent requests are batched per adapter, in lockstep: a batch starts when every open lane has a request.
+
+    So the make-up of each batch, and with it every rounding error, depends on the episodes alone and not on timing:
+    a rollout can be repeated bit for bit.
+    """
+
+    shares_weights = True
+
+    def __init__(self, max_batch: int = 64, context_length: int | None = None) -> None:
+        """`max_batch`: sequences generated together. `context_length`: tokens; default: the model's own."""
+        self._max_batch = max_batch
+        self._requested_length = context_length
+        self._lanes = 0
+        self._pending: list[_Request] = []
+        self._dispatching = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
+
+    def attach(self, adapters: Adapters, chat: Chat, model_path: str) -> None:
+        self._adapters = adapters
+        self._chat = chat
+        self._version = 0
+        limit = adapters.base.config.max_position_embeddings
+        self.context_length = min(self._requested_length or limit, limit)
+
+    async def sync(self, version: int) -> None:
+        self._version = version
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[None]:
+        self._lanes += 1
+        try:
+            yield
+        finally:
+            self._lanes -= 1
+            self._dispatch_when_full()
+
+    async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        if len(prompt_ids) + sampling.max_tokens > self.context_length:
+            raise EngineError(
+                f"prompt of {len(prompt_ids)} tokens + completion budget {sampling.max_tokens} exceeds the context "
+                f"of {self.context_length} tokens"
+            )
+        future = asyncio.get_running_loop().create_future()
+        self._pending.append(_Request(agent, tuple(prompt_ids), sampling, future))
+        self._dispatch_when_full()
+        return await future
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _dispatch_when_full(self) -> None:
+        if self._pending and len(self._pending) >= self._lanes and not self._dispatching:
+            self._dispatching = True
+            task = asyncio.get_running_loop().create_task(self._dispatch())
+            task.add_done_callback(lambda done: done.exception())  # every exception already went to the requesters
+
+    async def _dispatch(self) -> None:
+        """Serve everything that is pending, one batch after the other, then answer all at once."""
+        requests, self._pending = self._pending, []
+        loop = asyncio.get_running_loop()
+        results: list[tuple[_Request, Completion]] = []
+        try:
+            for batch in self._batches(requests):
+                completions = await loop.run_in_executor(self._thread, self._generate, batch)
+                results += zip(batch, completions, strict=True)
+        except BaseException as error:
+            for request in requests:
+                if not request.future.done():
+                    request.future.set_exception(error)
+            raise
+        finally:
+            self._dispatching = False
+        for request, completion in results:
+            if not request.future.done():
+                request.future.set_result(completion)
+
+    def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
+        """Per adapter, similar prompt lengths together; independent of the order in which requests arrived."""
+        by_agent: dict[str, list[_Request]] = defaultdict(list)
+        for request in requests:
+            by_agent[request.agent].append(request)
+        batches = []
+        for agent in sorted(by_agent):
+            ordered = sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids))
+            batches += [ordered[i : i + self._max_batch] for i in range(0, len(ordered), self._max_batch)]
+        return batches
+
+    @torch.no_grad()
+    def _generate(self, batch: Sequence[_Request]) -> list[Completion]:
+        self._adapters.select(batch[0].agent)
+        with self._adapters.evaluating():
+            tokens_BT, logprobs_BT = sample(
+                self._adapters.model,
+                [request.prompt_ids for request in batch],
+                [request.sampling for request in batch],
+                self._chat.eos_id,
+                self._chat.pad_id,
+            )
+        return [
+            self._completion(row, logprobs, request.sampling.max_tokens)
+            for request, row, logprobs in zip(batch, tokens_BT.tolist(), logprobs_BT.tolist(), strict=True)
+        ]
+
+    def _completion(self, row: list[int], logprobs: list[float], max_tokens: int) -> Completion:
+        row = row[:max_tokens]
+        stopped = self._chat.eos_id in row
+        length = row.index(self._chat.eos_id) + 1 if stopped else len(row)
+        reason = StopReason.STOP if stopped else StopReason.LENGTH
+        return Completion(tuple(row[:length]), tuple(logprobs[:length]), reason, self._version)
+
+
+def sample(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    eos_id: int,
+    pad_id: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample one completion per prompt by inverse transform with one uniform number per row and step.
+
+    Rows that have ended leave the batch only when all have: the KV cache is never reordered.
+
+    Returns:
+        tokens_BT and logprobs_BT (float32, natural log under each row's temperature), on the CPU.
+    """
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):  # padded on the left: all rows grow at the same end
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    budget = max(s.max_tokens for s in samplings)
+    uniforms = torch.from_numpy(np.stack([np.random.default_rng(s.seed).random(budget) for s in samplings])).to(device)
+    temperature = torch.tensor([s.temperature for s in samplings], device=device).unsqueeze(1)
+    top_p = torch.tensor([s.top_p for s in samplings], device=device).unsqueeze(1)
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    cache, tokens, logprobs = None, [], []
+    for step in range(budget):
+        out = model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature, dim=-1)
+        token_B = _draw(logprobs_BV, uniforms[:, step], top_p)
+        tokens.append(torch.where(alive, token_B, eos_id))
+        logprobs.append(logprobs_BV.gather(1, token_B.unsqueeze(1)).squeeze(1))
+        alive = alive & (token_B != eos_id)
+        if not alive.any():
+            break
+        input_ids = token_B.unsqueeze(1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return torch.stack(tokens, 1).cpu(), torch.stack(logprobs, 1).float().cpu()
+
+
+def _draw(logprobs_BV: torch.Tensor, uniform_B: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Inverse-transform sampling, restricted to each row's nucleus where `top_p` < 1."""
+    probs = logprobs_BV.double().exp()
+    if bool((top_p < 1).any()):
+        ordered, order = probs.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        probs = probs.masked_fill(outside.gather(1, order.argsort(-1)), 0.0)
+    cdf = probs.cumsum(-1)
+    threshold = (uniform_B * cdf[:, -1]).unsqueeze(1)
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(1).clamp(max=probs.shape[1] - 1)

@@ -1,0 +1,133 @@
+"""One LoRA adapter per agent on one frozen base model, by PEFT: create, select, save, load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from mappa.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Adapters:
+    """All adapters of a team, resident on one frozen base.
+
+    PEFT's `set_adapter` switches `requires_grad` of every adapter; `select` switches it back on, so that each agent's
+    optimizer owns parameters that are always trainable. Only the selected adapter is in the graph, so only it gets
+    gradients.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        agents: Sequence[str],
+        rank: int = 16,
+        alpha: int = 32,
+        dropout: float = 0.0,
+        targets: str | Sequence[str] = "all-linear",
+        seed: int = 0,
+    ) -> None:
+        self.agents = tuple(agents)
+        self.rank = rank
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        )
+        base.requires_grad_(False)
+        for agent in self.agents:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stable_seed(seed, "adapter", agent))
+                if agent == self.agents[0]:
+                    self.model: PeftModel = get_peft_model(base, config, adapter_name=agent)
+                else:
+                    self.model.add_adapter(agent, config)
+        self.select(self.agents[0])
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return self.model.get_base_model()
+
+    def select(self, agent: str) -> None:
+        """Let `agent`'s adapter act in the following forward passes."""
+        self.model.set_adapter(agent)
+        for name in self.agents:
+            for parameter in self.parameters(name):
+                parameter.requires_grad_(True)
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The frozen base alone: the reference policy."""
+        return self.model.disable_adapter()
+
+    def parameters(self, agent: str) -> list[torch.nn.Parameter]:
+        return [p for name, p in self.model.named_parameters() if f".{agent}." in name and "lora_" in name]
+
+    def save(self, folder: Path, version: int) -> None:
+        """Write `<folder>/<agent>/` in PEFT's own format, loadable by stock PEFT and vLLM."""
+        for agent in self.agents:
+            target = folder / agent
+            target.mkdir(parents=True, exist_ok=True)
+            state = get_peft_model_state_dict(self.model, adapter_name=agent)
+            tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt", "version": str(version)})
+            config = self.model.peft_config[agent]
+            inference_mode, config.inference_mode = config.inference_mode, True
+            config.save_pretrained(str(target))
+            config.inference_mode = inference_mode
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: an adapter is missing, or its rank differs.
+        """
+        check_adapters(folder, self.agents, self.rank)
+        for agent in self.agents:
+            state = load_file(folder / agent / "adapter_model.safetensors")
+            set_peft_model_state_dict(self.model, state, adapter_name=agent)
+        self.select(self.agents[0])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode (no dropout, no gradient checkpointing), restored afterwards."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+
+def check_adapters(folder: Path, agents: Sequence[str], rank: int) -> None:
+    """Check from the config files alone, so that a mismatch is found before any model is loaded.
+
+    Raises:
+        CheckpointError: an adapter is missing, or its rank differs from `rank`.
+    """
+    for agent in agents:
+        path = folder / agent / "adapter_config.json"
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no adapter for agent '{agent}'; is it a checkpoint of this team?")
+        saved = json.loads(path.read_text())["r"]
+        if saved != rank:
+            raise CheckpointError(
+                f"adapter '{agent}' in {folder} has rank {saved}, but lora.rank={rank}; set lora.rank={saved}"
+            )
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed that is the same in every process and on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

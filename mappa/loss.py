@@ -1,0 +1,116 @@
+"""The loss: pure functions, tensors in -> (value, metrics) out. Nothing logs, reduces over ranks or holds state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Coefficients of the policy loss."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    """Ratio is clipped to [1 - clip_low, 1 + clip_high] (REINFORCE++ uses 0.2 on both sides)."""
+    importance_cap: float | None = None
+    """C of the truncated importance weight min(pi_old / pi_engine, C); None = not applied, only measured."""
+    chunk_tokens: int = 1024
+    """Loss positions whose logits exist at one time."""
+
+
+def token_logprobs(
+    hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `targets_N` and entropies, without ever holding all N x V logits.
+
+    Logits of at most `chunk_tokens` positions exist at a time, in the backward pass too (they are recomputed there).
+
+    Returns:
+        logprobs_N (natural log, under `temperature`, float32, differentiable) and entropy_N (nats, detached).
+    """
+
+    def chunk(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = (hidden @ head.T).float() / temperature
+        log_norm = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_norm
+        with torch.no_grad():
+            entropy = log_norm - (torch.softmax(logits, -1) * logits).sum(-1)
+        return logprobs, entropy
+
+    parts = [
+        checkpoint(chunk, hidden, head_VH, targets, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else chunk(hidden, head_VH, targets)
+        for hidden, targets in zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def policy_loss(
+    logprobs_N: Tensor,
+    old_logprobs_N: Tensor,
+    engine_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    mask_N: Tensor,
+    total_tokens: float,
+    config: LossConfig,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped policy gradient, averaged over tokens (REINFORCE++, arXiv 2501.03262, the PPO-clip objective).
+
+        loss = - (1 / total_tokens) * sum_t m_t c_t min(w_t A_t, clip(w_t, 1 - clip_low, 1 + clip_high) A_t)
+
+    with w_t = exp(logprobs - old_logprobs), mask m_t, and c_t = min(exp(old - engine), importance_cap), the truncated
+    importance weight for a mismatch between engine and trainer (c_t = 1 when `importance_cap` is None).
+
+    Departures from the paper:
+      1. `total_tokens` counts the agent's loss tokens of the whole optimizer step, over all micro-batches and ranks, so
+         that how the step is cut into micro-batches does not matter.
+      2. c_t.
+
+    Args:
+        *_N: one entry per loss position, float32. Only `logprobs_N` carries gradients.
+
+    Returns:
+        scalar loss, and sums over the masked positions (divide by `tokens`) for the metrics.
+    """
+    log_ratio = logprobs_N - old_logprobs_N
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    surrogate = torch.minimum(ratio * advantages_N, clipped * advantages_N)
+    mismatch = old_logprobs_N - engine_logprobs_N
+    weight = mismatch.exp()
+    if config.importance_cap is not None:
+        surrogate = surrogate * weight.clamp(max=config.importance_cap)
+    loss = -(surrogate * mask_N).sum() / total_tokens
+    with torch.no_grad():
+        is_clipped = (ratio * advantages_N > clipped * advantages_N).float()
+        cap = config.importance_cap if config.importance_cap is not None else float("inf")
+        metrics = {
+            "tokens": mask_N.sum(),
+            "ratio": (ratio * mask_N).sum(),
+            "clip_fraction": (is_clipped * mask_N).sum(),
+            "engine_mismatch": (mismatch.abs() * mask_N).sum(),
+            "importance_weight": (weight * mask_N).sum(),
+            "importance_capped": ((weight > cap).float() * mask_N).sum(),
+        }
+    return loss, metrics
+
+
+def kl_penalty(logprobs_N: Tensor, ref_logprobs_N: Tensor, mask_N: Tensor, total_tokens: float, kind: str) -> Tensor:
+    """Separate KL term to the reference policy, averaged like `policy_loss`.
+
+    `k2`: 0.5 * (log pi - log pi_ref)^2, as in REINFORCE++ with baseline (arXiv 2501.03262).
+    `k3`: pi_ref / pi - log(pi_ref / pi) - 1, as in GRPO (arXiv 2402.03300, eq. 4).
+    """
+    log_ratio = ref_logprobs_N - logprobs_N
+    if kind == "k2":
+        values = 0.5 * log_ratio.square()
+    elif kind == "k3":
+        values = log_ratio.exp() - log_ratio - 1
+    else:
+        raise ValueError(f"unknown KL estimator '{kind}'; available: k2, k3")
+    return (values * mask_N).sum() / total_tokens
