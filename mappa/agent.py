@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mappa.engine.base import Engine, Sampling
 from mappa.errors import ConfigError
-from mappa.lora import stable_seed
+from mappa.seed import stable_seed
 from mappa.text import check_placeholders, code_blocks, fill, strip_reasoning
 from mappa.types import Action, Message, Task, ToolRun
 
@@ -45,8 +47,7 @@ class Scene:
         if self.session is None:
             self.session = await self.stack.enter_async_context(self.pool.session())
             for name, path in self.task.files.items():
-                with open(path, "rb") as file:
-                    self.session.workspace.write(name, file.read())
+                self.session.workspace.write(name, await asyncio.to_thread(Path(path).read_bytes))
             self._files = self.session.workspace.list()
         return self.session
 

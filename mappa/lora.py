@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from mappa.errors import CheckpointError
+from mappa.seed import stable_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,9 +125,3 @@ def check_adapters(folder: Path, agents: Sequence[str], rank: int) -> None:
             raise CheckpointError(
                 f"adapter '{agent}' in {folder} has rank {saved}, but lora.rank={rank}; set lora.rank={saved}"
             )
-
-
-def stable_seed(*parts: object) -> int:
-    """A 63-bit seed that is the same in every process and on every machine."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
