@@ -27,7 +27,7 @@ class RubricJudge(BaseJudge):
     """Full marks 10; partial credit for partial work."""
 
     def __init__(self, rules: Mapping[str, str], sees_ground_truth: bool = False, when: str = "action") -> None:
-        """`rules`: agent -> draft | code | report. With `sees_ground_truth` a report is also checked against the key."""
+        """`rules`: agent -> draft | code | report. `sees_ground_truth`: a report is also checked against the key."""
         unknown = sorted(set(rules.values()) - set(RULES))
         if unknown:
             raise ConfigError(f"judge.rules: unknown rule '{unknown[0]}'; available: {', '.join(RULES)}")
