@@ -1,0 +1,180 @@
+"""Records from files, sampling, overlap and grading of task `math`; the real files where MAPPA_DATA names their folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from mappa.errors import ConfigError, TaskError
+from mappa.task.math import MathTask, normalised
+from mappa.types import Task
+
+CONF = Path(__file__).parents[2] / "conf"
+RECORDS = [{"prompt": f"What is {n} + {n}?", "answer": 2.0 * n, "id": f"p{n}"} for n in range(10)]
+
+
+def shipped(name: str, *overrides: str) -> MathTask:
+    with initialize_config_dir(str(CONF), version_base=None):
+        return instantiate(compose(f"task/{name}", overrides=list(overrides)).task)
+
+
+def written(path: Path, records: object) -> str:
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def real_data() -> None:
+    if not os.environ.get("MAPPA_DATA"):
+        pytest.skip("MAPPA_DATA does not name the folder with the AIME and AMC files")
+
+
+def test_json_jsonl_and_parquet_hold_the_same_tasks(tmp_path: Path) -> None:
+    import pandas as pd
+
+    as_json = written(tmp_path / "a.json", RECORDS)
+    as_jsonl, as_parquet = tmp_path / "a.jsonl", tmp_path / "a.parquet"
+    as_jsonl.write_text("\n".join(json.dumps(record) for record in RECORDS) + "\n\n", encoding="utf-8")
+    pd.DataFrame(RECORDS).to_parquet(as_parquet)
+    first, *others = (MathTask("m", {"path": str(path)}).train() for path in (as_json, as_jsonl, as_parquet))
+    assert (first[3].id, first[3].question, first[3].answer) == ("m/p3", "What is 3 + 3?", "6")
+    assert all(other == first for other in others)
+
+
+def test_a_local_dataset_folder_is_read_with_datasets(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    lines = "\n".join(json.dumps({"Question": record["prompt"], "Answer": 1}) for record in RECORDS)
+    (tmp_path / "set" / "test.jsonl").write_text(lines, encoding="utf-8")
+    tasks = MathTask("m", validation={"held": {"path": str(tmp_path / "set"), "split": "test"}}).validation()["held"]
+    assert len(tasks) == 10
+    assert tasks[0].answer == "1"
+
+
+def test_field_names_are_configurable_and_ids_are_made_from_the_text(tmp_path: Path) -> None:
+    records = [{"q": "One?", "gold": " 1 ", "level": "easy"}, {"q": "Two?", "gold": 2, "level": "hard"}]
+    source = {"path": written(tmp_path / "a.json", records), "question": "q", "answer": ["a", "gold"], "kind": "level"}
+    one, two = MathTask("m", source).train()
+    assert (one.answer, one.kind, two.answer, two.kind) == ("1", "easy", "2", "hard")
+    assert one.id != two.id
+    again = MathTask("m", {**source, "path": written(tmp_path / "b.json", records[::-1])}).train()
+    assert {task.id for task in again} == {one.id, two.id}
+
+
+def test_the_sample_is_a_function_of_the_seed(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json", RECORDS)
+    drawn = {seed: [t.id for t in MathTask("m", {"path": path, "limit": 4, "seed": seed}).train()] for seed in (1, 2)}
+    assert drawn[1] == [t.id for t in MathTask("m", {"path": path, "limit": 4, "seed": 1}).train()]
+    assert drawn[1] != drawn[2]
+    assert drawn[1] == sorted(drawn[1])
+    assert len(set(drawn[1])) == 4
+
+
+def test_the_same_problem_in_other_dress_has_the_same_normal_form() -> None:
+    assert normalised(r"Let $x = \dfrac{1}{2}$ . Find $\left(x + 1\right)$!") == normalised(
+        r"let \(x=\frac{1}{2}\); find $(x+1)$"
+    )
+    assert normalised("What is 1+2?") != normalised("What is 1-2?")
+    assert normalised("What is 1.5?") != normalised("What is 15?")
+
+
+def test_overlap_is_refused_with_examples_and_a_way_out(tmp_path: Path) -> None:
+    train = written(tmp_path / "train.json", RECORDS)
+    held = written(
+        tmp_path / "held.json", [{"prompt": "what is $3 + 3$", "answer": 6}, {"prompt": "New?", "answer": 1}]
+    )
+    task = MathTask("m", {"path": train}, {"fresh": {"path": held, "id": "none"}})
+    for sets in (task.train, task.validation):
+        with pytest.raises(
+            TaskError, match=r"1 of the 2 problems of validation set fresh .*m/p3.*drop_overlap=true"
+        ) as error:
+            sets()
+        assert "\n" not in str(error.value)
+    dropped = MathTask("m", {"path": train}, {"fresh": {"path": held}}, drop_overlap=True)
+    assert [t.id for t in dropped.train()] == [f"m/p{n}" for n in range(10) if n != 3]
+    assert len(dropped.validation()["fresh"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"prompt": "Q?"}]', "record 0: no answer (looked for answer"),
+        ('[{"prompt": "Q?", "answer": null}]', "record 0: no answer"),
+        ('[{"answer": 1}]', "record 0: no question"),
+        ('[{"prompt": "Q?", "answer": ["1"]}]', "a field holds ['1']"),
+        ('[{"prompt": "Q?", "answer": "  "}]', "a field holds '  '"),
+        ('[{"prompt": "Q?", "answer": true}]', "a field holds True"),
+        ('["Q?"]', "a record is an object"),
+        ('{"prompt": "Q?"}', "a list of records is needed"),
+        ("[]", "no records"),
+        ("[{", "not readable as json"),
+        (
+            '[{"prompt": "A", "answer": 1, "id": 7}, {"prompt": "B", "answer": 1, "id": 7}]',
+            "two records have the id m/7",
+        ),
+    ],
+)
+def test_an_unusable_file_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(TaskError) as error:
+        MathTask("m", {"path": str(path)}).train()
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_set_or_key_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"gone\.json: no such file"):
+        MathTask("m", {"path": str(tmp_path / "gone.json")}).train()
+    with pytest.raises(TaskError, match="m has no training set"):
+        MathTask("m").train()
+    with pytest.raises(TaskError, match=r"task\.data_dir, which is not set"):
+        MathTask("m", {"file": "a.json"}).train()
+    with pytest.raises(ConfigError, match=r"task\.m\.train: unknown key pth"):
+        MathTask("m", {"pth": "a.json"})
+
+
+def test_grades_say_why() -> None:
+    task_set = MathTask("m", time_limit_s=0.5)
+    task = Task(id="m/1", question="?", answer="42")
+    assert task_set.grade(task, r"Hence \boxed{042}.", None).score == 1.0
+    wrong = task_set.grade(task, r"\boxed{43}", None)
+    assert (wrong.score, wrong.reason) == (0.0, "43 is not 42")
+    for nothing in (None, "", "I give up\nnow"):
+        assert task_set.grade(task, nothing, None).reason == "no final answer was stated"
+    slow = task_set.grade(task, r"\boxed{1000000000!}", None)
+    assert slow.score == 0.0
+    assert "could not be compared with 42 within 0.5 s" in slow.reason
+
+
+def test_own_file_through_the_shipped_config(tmp_path: Path) -> None:
+    train, held = written(tmp_path / "a.json", RECORDS[:5]), written(tmp_path / "b.json", RECORDS[5:])
+    task = shipped("math", f"task.train.path={train}", f"+task.validation.mine.path={held}")
+    assert (len(task.train()), len(task.validation()["mine"])) == (5, 5)
+
+
+@pytest.mark.usefixtures("real_data")
+def test_the_shipped_sets_load_and_do_not_overlap() -> None:
+    aime = shipped("aime")
+    assert (len(aime.train()), {name: len(tasks) for name, tasks in aime.validation().items()}) == (
+        512,
+        {"aime_2025": 30, "amc": 117},
+    )
+    assert aime.train() == shipped("aime").train()
+    assert all(aime.grade(task, rf"\boxed{{{task.answer}}}", None).score == 1.0 for task in aime.validation()["amc"])
+    assert list(shipped("aime_2025").validation()) == ["aime_2025"]
+    with pytest.raises(TaskError, match="no training set"):
+        shipped("amc").train()
+
+
+@pytest.mark.usefixtures("real_data")
+def test_a_held_out_set_that_was_trained_on_is_refused() -> None:
+    folder = os.environ["MAPPA_DATA"]
+    task = MathTask("amc", {"path": f"{folder}/amc.json"}, {"amc_eval_32": {"path": f"{folder}/amc_eval_32.json"}})
+    with pytest.raises(TaskError, match="32 of the 32 problems of validation set amc_eval_32"):
+        task.validation()
