@@ -1,0 +1,59 @@
+"""Everything a process can give up before it runs code of strangers, in the order that works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+
+from . import libc
+from .policy import KernelPolicy
+
+
+def harden(policy: KernelPolicy) -> None:
+    """Confine this process and all its future children for good. Raises OSError if a step fails."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    _share_processors(policy)
+    _become_user(policy)
+    os.umask(0o077)
+    _limit_resources(policy)
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _share_processors(policy: KernelPolicy) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    width = min(policy.cpus, len(allowed))
+    first = policy.slot * width
+    os.sched_setaffinity(0, {allowed[(first + i) % len(allowed)] for i in range(width)})
+    if policy.nice:
+        os.nice(policy.nice)
+
+
+def _become_user(policy: KernelPolicy) -> None:
+    keep = libc.CAP_DAC_READ_SEARCH if policy.read_anywhere and policy.uid is not None else None
+    if policy.uid is not None:
+        if keep is not None:
+            libc.prctl(libc.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setresgid(policy.uid, policy.uid, policy.uid)
+        os.setresuid(policy.uid, policy.uid, policy.uid)
+    libc.drop_capabilities(keep)
+
+
+def _limit_resources(policy: KernelPolicy) -> None:
+    limits = {
+        resource.RLIMIT_DATA: policy.data_bytes,
+        resource.RLIMIT_AS: policy.address_space_bytes,
+        resource.RLIMIT_NPROC: policy.processes,
+        resource.RLIMIT_FSIZE: policy.file_bytes,
+        resource.RLIMIT_NOFILE: policy.open_files,
+        resource.RLIMIT_MEMLOCK: 1 << 16,
+    }
+    for which, value in limits.items():
+        hard = resource.getrlimit(which)[1]
+        if value:
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(which, (value, value))
+    for which in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE):
+        resource.setrlimit(which, (0, 0))

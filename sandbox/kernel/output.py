@@ -1,0 +1,146 @@
+"""Output of any size in bounded memory: the kernel's streams and messages."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import termios
+import time
+from typing import Any
+
+from ipykernel.iostream import OutStream
+from jupyter_client.session import Session
+
+
+class BoundedOutStream(OutStream):
+    """Sends the first `keep` characters of an execution as they come, keeps the last `keep`, counts the rest.
+
+    `keep` is set once, before the streams are made.
+    """
+
+    keep = 100_000
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As OutStream, which makes these itself."""
+        self._kernel_pid = os.getpid()
+        self._begin()
+        super().__init__(*args, **kwargs)
+
+    def _begin(self) -> None:
+        self._room = self.keep
+        self._tail: list[str] = []
+        self._tail_chars = 0
+        self._omitted = 0
+
+    def write(self, string: str) -> int:
+        """As OutStream; in a forked child straight to the (captured) file descriptor."""
+        if not isinstance(string, str):
+            raise TypeError(f"write() argument must be str, not {type(string)}")
+        if os.getpid() != self._kernel_pid:
+            data = string.encode("utf-8", "replace")
+            while data:
+                data = data[os.write(1 if self.name == "stdout" else 2, data) :]
+            return len(string)
+        rest = string
+        if self._room:
+            super().write(rest[: self._room])
+            rest, self._room = rest[self._room :], max(self._room - len(rest), 0)
+        if rest:
+            self._tail.append(rest[-self.keep :])
+            self._tail_chars += len(self._tail[-1])
+            self._omitted += len(rest) - len(self._tail[-1])
+            if self._tail_chars > 4 * self.keep or len(self._tail) > 4096:
+                self._compact()
+        return len(string)
+
+    def _compact(self) -> None:
+        text = "".join(self._tail)
+        self._omitted += max(len(text) - self.keep, 0)
+        self._tail = [text[-self.keep :]]
+        self._tail_chars = len(self._tail[0])
+
+    def end_execution(self) -> None:
+        """Send the tail and start counting anew."""
+        if self._tail:
+            self._compact()
+            gap = f"\n... [{self._omitted} characters omitted] ...\n" if self._omitted else ""
+            super().write(gap + self._tail[0])
+        self._begin()
+        self.flush()
+
+    def flush(self) -> None:
+        """As OutStream; a forked child has nothing to flush and no thread to wait for."""
+        if os.getpid() == self._kernel_pid:
+            super().flush()
+
+    def _flush(self) -> None:
+        if os.getpid() == self._kernel_pid:
+            super()._flush()
+
+    def stop_echo(self) -> None:
+        """ipykernel copies what comes through file descriptors to its own log: let that go nowhere."""
+        copy = getattr(self, "_original_stdstream_copy", None)
+        if copy is not None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, copy)
+            os.close(null)
+
+    def unread_bytes(self) -> int:
+        """What subprocesses have written to the file descriptor and nobody has read yet."""
+        if self._fid is None or not self.watch_fd_thread.is_alive():
+            return 0
+        return struct.unpack("i", fcntl.ioctl(self._fid, termios.FIONREAD, b"\0" * 4))[0]
+
+
+def end_execution(seconds: float = 0.25) -> None:
+    """Wait (bounded) for what subprocesses wrote, then let both streams send their tails."""
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, BoundedOutStream)]
+    deadline = time.monotonic() + seconds
+    time.sleep(0.0002)  # lets the threads that read the descriptors take the interpreter lock
+    while any(s.unread_bytes() for s in streams) and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    for stream in streams:
+        stream.end_execution()
+
+
+def clip(value: Any, limit: int) -> Any:
+    """`value` with every string cut to head + tail and made encodable; wide containers are cut too."""
+    if isinstance(value, str):
+        if not value.isascii():  # a lone surrogate would make the packer lose the whole message
+            value = value.encode("utf-8", "replace").decode("utf-8")
+        if len(value) <= limit:
+            return value
+        half = limit // 2
+        return f"{value[:half]}\n... [{len(value) - 2 * half} characters omitted] ...\n{value[-half:]}"
+    if isinstance(value, dict):
+        return {key: clip(item, limit) for key, item in list(value.items())[:64]}
+    if isinstance(value, (list, tuple)):
+        return [clip(item, limit) for item in value[:200]]
+    return value
+
+
+class BoundedSession(Session):
+    """Bounds every message at the one place all of them pass. Limits are set once, before it is made."""
+
+    text_chars = 200_000
+    blob_bytes = 4 << 20
+
+    def serialize(self, msg: dict[str, Any], ident: Any = None) -> list[bytes]:
+        """As Session, with clipped contents."""
+        kind, content = msg["header"]["msg_type"], msg["content"]
+        if kind in ("stream", "error", "execute_reply"):
+            msg = {**msg, "content": clip(content, self.text_chars)}
+        elif kind in ("execute_result", "display_data", "update_display_data") and isinstance(
+            content.get("data"), dict
+        ):
+            data = {mime: self._clip_display(mime, value) for mime, value in content["data"].items()}
+            data = {mime: value for mime, value in data.items() if value is not None}
+            msg = {**msg, "content": {**content, "data": data}}
+        return super().serialize(msg, ident)
+
+    def _clip_display(self, mime: str, value: Any) -> Any:
+        if mime.startswith("text/"):
+            return clip(value, self.text_chars)
+        return None if isinstance(value, (str, bytes)) and len(value) > self.blob_bytes else value

@@ -1,0 +1,83 @@
+"""Without a pid namespace: a parent that stays outside the confinement and takes every descendant down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from . import libc
+
+
+def supervise() -> None:
+    """Fork; the child returns and becomes the kernel, the parent never returns.
+
+    The parent adopts everything the kernel leaves behind (subreaper). When the kernel ends, when SIGTERM
+    asks, or when its own parent dies, it kills all descendants until none is left, and exits.
+    """
+    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+    parent = os.getppid()
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+    watched = (signal.SIGTERM, signal.SIGCHLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.getppid() != parent:
+        os._exit(1)
+    kernel = os.fork()
+    if kernel == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.setsid()
+        return
+    status = 0
+    while True:
+        if signal.sigwait(watched) == signal.SIGTERM:
+            break
+        gone = _reap(kernel)
+        if gone is not None:
+            status = gone
+            break
+    end_descendants()
+    os._exit(status)
+
+
+def _reap(kernel: int) -> int | None:
+    """Collect dead children; the exit status of the kernel (128 + signal) if it is among them."""
+    status = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, code = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == kernel:
+                code = os.waitstatus_to_exitcode(code)
+                status = code if code >= 0 else 128 - code
+    return status
+
+
+def end_descendants(seconds: float = 10.0) -> None:
+    """Stop, then kill everything below this process; a fork bomb may race, so until nothing is left."""
+    deadline = time.monotonic() + seconds
+    while (below := descendants(os.getpid())) and time.monotonic() < deadline:
+        for order in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, order)
+        _reap(0)
+        time.sleep(0.002)
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`, parents first; dead ones that nobody collected included."""
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        folder = f"/proc/{queue.pop()}/task"
+        with contextlib.suppress(OSError):
+            for task in os.listdir(folder):
+                with contextlib.suppress(OSError), open(f"{folder}/{task}/children", encoding="ascii") as file:
+                    below = [int(child) for child in file.read().split()]
+                    found += below
+                    queue += below
+    return found

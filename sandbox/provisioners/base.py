@@ -1,0 +1,307 @@
+"""What all sandbox provisioners share: clean start, signals to the right process, complete death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning import LocalProvisioner
+
+from sandbox.isolation import IsolationLevel
+from sandbox.kernel.policy import KernelPolicy
+from sandbox.kernel.supervisor import descendants
+from sandbox.limits import MIB, ResourceLimits
+from sandbox.users import pick_user
+from sandbox.workspace import remove_tree
+
+KERNEL_PACKAGE = str(Path(__file__).parent.parent / "kernel")
+_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+_SUN_PATH = 107
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """What a session asks of its provisioner."""
+
+    limits: ResourceLimits
+    workspace: str
+    """Host path of the only folder the code may change."""
+    control: str
+    """Host path of an own, empty, short-named folder for sockets and orders."""
+    slot: int = 0
+    uid: int | None = None
+    """User to run as; None = the caller."""
+    features: Any = None
+    """What the machine's bubblewrap can do, for the provisioner that uses it; None = find out."""
+    forkserver: Any = None
+    """ForkServer, for the provisioners that need one."""
+
+
+def python_roots() -> list[str]:
+    """Folders outside /usr the interpreter needs: the virtual environment and the base installation."""
+    base = os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))
+    roots = [sys.prefix, os.path.realpath(sys.base_prefix), base]
+    return [root for root in dict.fromkeys(roots) if root not in ("/", "/usr")]
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process; empty once it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
+    return found
+
+
+async def wait_readable(fd: int, seconds: float) -> bool:
+    """Whether `fd` became readable (a pidfd: its process ended) in time, without blocking the loop."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, lambda: done.done() or done.set_result(None))
+    try:
+        await asyncio.wait_for(done, seconds)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+    return True
+
+
+class SandboxProvisioner(LocalProvisioner):
+    """Launches a kernel with a clean environment and a policy, and kills all of it.
+
+    A session sets `spec`; under a plain `jupyter_client.KernelManager` (kernelspec metadata
+    `kernel_provisioner`) a temporary workspace and control folder are made instead.
+    """
+
+    level: ClassVar[IsolationLevel] = IsolationLevel.NONE
+    spec: LaunchSpec | None = None
+    pidfd: int | None = None
+    """Readable once the launched process is gone; None before the launch and after the cleanup."""
+    _own_folder: str | None = None
+    _kernel_pid: int | None = None
+
+    # --- to be said by each provisioner -------------------------------------------------------------
+
+    def policy(self, spec: LaunchSpec) -> KernelPolicy:
+        """The confinement of this kernel."""
+        raise NotImplementedError
+
+    def command(self, spec: LaunchSpec, policy: KernelPolicy) -> list[str]:
+        """What to execute; the policy lies in `<control>/policy.json`."""
+        raise NotImplementedError
+
+    def run_folder(self, spec: LaunchSpec) -> str:
+        """The folder with the sockets, as the kernel sees it."""
+        return f"{spec.control}/run"
+
+    def guardians(self) -> list[int]:
+        """Processes of ours between the launched one and the kernel: never frozen, pid 1 last."""
+        return [self.pid]
+
+    # --- launch -------------------------------------------------------------------------------------
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Write the two connection files (host's and kernel's names of the same sockets) and the policy."""
+        spec = self.spec = self.spec or self._temporary_spec()
+        run = f"{spec.control}/run"
+        os.makedirs(run, mode=0o700)
+        if len(run) + 4 > _SUN_PATH:
+            raise ValueError(f"too long for unix sockets, choose a shorter base folder: {run}")
+        manager = self.parent
+        manager.transport, manager.ip = "ipc", f"{run}/k"
+        for number, channel in enumerate(_CHANNELS, start=1):
+            setattr(manager, f"{channel}_port", number)
+        kwargs = await super().pre_launch(**kwargs)
+        inside = {**manager.get_connection_info(), "ip": f"{self.run_folder(spec)}/k", "kernel_name": "sandbox"}
+        inside["key"] = inside["key"].decode()
+        self._write(f"{run}/kernel.json", json.dumps(inside))
+        policy = self.policy(spec)
+        self._write(f"{spec.control}/policy.json", policy.to_json())
+        if policy.uid is not None:
+            for path in (run, f"{run}/kernel.json"):
+                os.chown(path, policy.uid, policy.uid)
+        kwargs.pop("independent", None)
+        return {**kwargs, "cmd": self.command(spec, policy), "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}}
+
+    @staticmethod
+    def _write(path: str, text: str) -> None:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, 0o644)  # the folder around it is closed
+
+    def _temporary_spec(self) -> LaunchSpec:
+        folder = self._own_folder = tempfile.mkdtemp(prefix="mx-", dir="/tmp")
+        os.chmod(folder, 0o711)
+        uid = pick_user(0)
+        os.mkdir(f"{folder}/ws", 0o700)
+        if uid is not None:
+            os.chown(f"{folder}/ws", uid, uid)
+        os.mkdir(f"{folder}/c", 0o711)
+        return LaunchSpec(ResourceLimits(), f"{folder}/ws", f"{folder}/c", uid=uid)
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start `cmd` with nothing inherited."""
+        assert self.spec is not None
+        with open(f"{self.spec.control}/launch.log", "wb") as log:
+            self.process = subprocess.Popen(
+                cmd,
+                env=kwargs["env"],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self.pgid = self.process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        return self.connection_info
+
+    # --- signals and death --------------------------------------------------------------------------
+
+    def kernel_pid(self) -> int | None:
+        """The process that runs the code; learnt once, before it can run any."""
+        if self._kernel_pid is None and self.pidfd is not None:
+            below = children(self.guardians()[-1])
+            self._kernel_pid = below[0] if below else None
+        return self._kernel_pid
+
+    async def send_signal(self, signum: int) -> None:
+        """SIGINT goes to the kernel itself, wherever it sits; others to the launched process."""
+        with contextlib.suppress(ProcessLookupError):
+            if signum == signal.SIGINT:
+                if pid := self.kernel_pid():
+                    os.kill(pid, signum)
+            elif self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, signum)
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or continue everything below the guardians; repeated, since a fork may race."""
+        if self.pidfd is None:
+            return
+        guardians = self.guardians()
+        known: set[int] = set()
+        for _ in range(8):
+            below = set(descendants(guardians[-1])) - known
+            if not below:
+                break
+            for pid in below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+            known |= below
+
+    async def kill(self, restart: bool = False) -> None:
+        """End every process of the kernel, bounded in time; returns when they are gone."""
+        if self.pidfd is None:
+            return
+        self.begin_kill()
+        if not await wait_readable(self.pidfd, 5.0):
+            for pid in (*descendants(self.pid), self.pid):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            await wait_readable(self.pidfd, 5.0)
+
+    def begin_kill(self) -> None:
+        """Order the death of everything, without waiting: pid 1 of the namespaces takes all with it."""
+        guardians = self.guardians()
+        with contextlib.suppress(OSError):
+            os.kill(guardians[-1], signal.SIGKILL)
+
+    async def terminate(self, restart: bool = False) -> None:
+        """There is nothing worth a polite goodbye inside."""
+        await self.kill(restart)
+
+    async def wait(self) -> int | None:
+        """Until the launched process is gone."""
+        if self.pidfd is not None:
+            await wait_readable(self.pidfd, 60.0)
+        code = self.process.poll() if self.process else None
+        self.process = None
+        return code
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Forget the process; remove what a plain kernel manager would not know of."""
+        if self.process is not None:
+            self.process.poll()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        self.pidfd = self._kernel_pid = None
+        if self._own_folder is not None:
+            remove_tree(self._own_folder)
+            self._own_folder = self.spec = None
+
+    def log_tail(self, size: int = 2000) -> str:
+        """The end of what the launch and the kernel complained about."""
+        if self.spec is None:
+            return ""
+        return "".join(_tails((f"{self.spec.control}/launch.log", f"{self.spec.control}/run/kernel.log"), size)).strip()
+
+
+def _tails(paths: tuple[str, ...], size: int) -> Iterator[str]:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb") as file:
+                file.seek(max(0, os.fstat(fd).st_size - size))
+                yield file.read(size).decode("utf-8", "replace")
+
+
+def base_policy(spec: LaunchSpec, run_folder: str, working_dir: str, home: str, **changes: Any) -> KernelPolicy:
+    """Limits, places and environment that are the same at every level."""
+    limits = spec.limits
+    return KernelPolicy(
+        connection_file=f"{run_folder}/kernel.json",
+        working_dir=working_dir,
+        log_file=f"{run_folder}/kernel.log",
+        data_bytes=limits.process_memory_mib * MIB,
+        address_space_bytes=limits.address_space_mib * MIB,
+        file_bytes=limits.file_mib * MIB,
+        open_files=limits.open_files,
+        tmp_bytes=limits.tmp_mib * MIB,
+        nice=limits.nice,
+        cpus=limits.cpus,
+        output_chars=limits.output_chars,
+        message_bytes=limits.message_mib * MIB,
+        slot=spec.slot,
+        home=home,
+        **{"uid": spec.uid, "processes": limits.processes, "environment": environment(limits.cpus, home), **changes},
+    )
+
+
+def environment(cpus: int, home: str) -> dict[str, str]:
+    """The whole environment of a kernel: nothing of the trainer's."""
+    threads = {name: str(cpus) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {
+        "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "TERM": "dumb",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "IPYTHONDIR": f"{home}/.ipython",
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "MPLCONFIGDIR": f"{home}/.matplotlib",
+        "MPLBACKEND": "agg",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "NUMEXPR_MAX_THREADS": str(cpus),
+        "LOKY_MAX_CPU_COUNT": str(cpus),
+        **threads,
+    }

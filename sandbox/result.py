@@ -1,0 +1,105 @@
+"""What one execution gave, and how it is told to the agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+DEFAULT_TEXT_CHARS = 10_000
+
+
+class ExecutionStatus(StrEnum):
+    """How an execution ended. After every `killed_*` and after `died` the session goes on with a fresh kernel."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The code raised."""
+    TIMEOUT = "timeout"
+    """Too long, stopped by the interrupt: the kernel's state is kept."""
+    KILLED_TIMEOUT = "killed_timeout"
+    """Too long and deaf to the interrupt."""
+    KILLED_MEMORY = "killed_memory"
+    KILLED_DISK = "killed_disk"
+    KILLED_OUTPUT = "killed_output"
+    DIED = "died"
+    """The kernel ended by itself (os._exit, segfault, signal), or started too many processes."""
+
+    @property
+    def lost_kernel(self) -> bool:
+        """Whether variables were lost."""
+        return self not in (ExecutionStatus.OK, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT)
+
+
+def head_tail(text: str, limit: int) -> str:
+    """`text` if it has at most `limit` characters, else its two ends and a count of what lay between."""
+    if len(text) <= limit:
+        return text
+    half = max(limit // 2, 0)
+    return f"{text[:half]}\n... [{len(text) - 2 * half} characters omitted] ...\n{text[len(text) - half :]}"
+
+
+class HeadTail:
+    """Accumulates text in bounded memory: the first and the last half of `limit` characters, and a count."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = max(limit // 2, 1)
+        self._head: list[str] = []
+        self._room = self._half
+        self._tail = ""
+        self.omitted = 0
+
+    def add(self, text: str) -> None:
+        """Append `text`."""
+        if self._room:
+            self._head.append(text[: self._room])
+            text, self._room = text[self._room :], max(self._room - len(text), 0)
+        tail = self._tail + text
+        self.omitted += max(len(tail) - self._half, 0)
+        self._tail = tail[-self._half :]
+
+    def text(self) -> str:
+        """What was kept."""
+        gap = f"\n... [{self.omitted} characters omitted] ...\n" if self.omitted else ""
+        return "".join(self._head) + gap + self._tail
+
+
+@dataclass(frozen=True)
+class ExecutionResult:
+    """One execution. All text was written by the agent's code and may be forged by it: never grade from it."""
+
+    status: ExecutionStatus
+    stdout: str = ""
+    stderr: str = ""
+    result: str | None = None
+    """`repr` of the last expression."""
+    error_name: str | None = None
+    error_value: str | None = None
+    traceback: str = ""
+    duration: float = 0.0
+    """Seconds, restart of the kernel included."""
+    kernel_restarted: bool = False
+    truncated: bool = False
+    """Whether some output was cut already here, before `to_text` cuts for the agent."""
+    notice: str = ""
+    """What the sandbox did and what was lost; empty when nothing special happened."""
+    text_chars: int = DEFAULT_TEXT_CHARS
+    """Default `limit` of `to_text`."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the code ran to its end without an exception."""
+        return self.status is ExecutionStatus.OK
+
+    def to_text(self, limit: int | None = None) -> str:
+        """What the agent is told: output, error and notice in at most about `limit` characters.
+
+        Head and tail are kept (tracebacks end at the tail); the notice is never cut. The text is always
+        encodable as UTF-8 and free of NUL.
+        """
+        notice = f"[sandbox] {self.notice}" if self.notice else ""
+        parts = [self.stdout, self.result or "", f"[stderr]\n{self.stderr}" if self.stderr else "", self.traceback]
+        body = "\n".join(part.rstrip("\n") for part in parts if part)
+        body = body.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+        budget = (self.text_chars if limit is None else limit) - len(notice)
+        text = "\n".join(part for part in (head_tail(body, max(budget, 0)), notice) if part)
+        return text or "[sandbox] the code ran without output."
