@@ -1,4 +1,4 @@
-"""Records from files, sampling, overlap and grading of task `math`; the real files where MAPPA_DATA names their folder."""
+"""Records from files, sampling, overlap and grading of task `math`; the real files where MAPPA_DATA names a folder."""
 
 from __future__ import annotations
 
