@@ -57,14 +57,11 @@ def collate(agent: str, rows: Sequence[Row], pad_id: int) -> Batch:
     width = max((row.length for row in rows), default=2)
     count = max(len(rows), 1)
     input_ids = torch.full((count, width), pad_id, dtype=torch.long)
-    attention = torch.zeros((count, width), dtype=torch.long)
-    attention[:, 0] = 1
     loss_mask = torch.zeros((count, width))
     for index, row in enumerate(rows):
         action = row.sample.action
         ids = (*action.prompt_ids, *action.completion_ids)
         input_ids[index, : len(ids)] = torch.tensor(ids)
-        attention[index, : len(ids)] = 1
         loss_mask[index, len(action.prompt_ids) : len(ids)] = 1.0
 
     def spread(values: Sequence[Tensor | None]) -> Tensor | None:
@@ -80,7 +77,6 @@ def collate(agent: str, rows: Sequence[Row], pad_id: int) -> Batch:
     return Batch(
         agent=agent,
         input_ids_BT=input_ids,
-        attention_mask_BT=attention,
         loss_mask_BT=loss_mask,
         advantages_BT=spread([row.advantages for row in rows]),
         engine_logprobs_BT=spread([torch.tensor(row.sample.action.logprobs) for row in rows]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -98,6 +99,14 @@ class Adapters:
             state = load_file(folder / agent / "adapter_model.safetensors")
             set_peft_model_state_dict(self.model, state, adapter_name=agent)
         self.select(self.agents[0])
+
+    def fingerprint(self) -> str:
+        """Hash of all adapter weights: equal if and only if the policies are equal."""
+        digest = hashlib.sha256()
+        for agent in self.agents:
+            for parameter in self.parameters(agent):
+                digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -170,11 +170,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of one agent's actions. Padding is on the right; tensors are aligned to token positions."""
+    """A micro-batch of one agent's actions, aligned to token positions.
+
+    Padding is on the right, so causal attention needs no mask: no real token looks at padding.
+    """
 
     agent: str
     input_ids_BT: Tensor
-    attention_mask_BT: Tensor
     loss_mask_BT: Tensor
     """1.0 where the token was sampled and its action is valid, else 0.0."""
     advantages_BT: Tensor

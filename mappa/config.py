@@ -1,0 +1,108 @@
+"""Between Hydra and the parts: resolvers, strict checks, and one-line errors."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mappa.errors import CheckpointError, ConfigError, MappaError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+ASSETS = Path(__file__).resolve().parent / "assets"
+SETTINGS = {"name", "seed", "resume"}
+"""Top-level keys that are plain values; every other one is a part (a mapping)."""
+PARTS = {
+    *("paths", "task", "team", "model", "engine", "judge", "credit", "sandbox", "trainer", "callbacks", "logger"),
+    *("lora", "data", "module"),
+}
+_PASSED_BY_CODE = {
+    "mappa.lora.Adapters": {"base", "agents"},
+    "mappa.data.RolloutDataModule": {"task_set", "team", "engine", "pool"},
+    "mappa.module.TeamModule": {"model", "lora", "agents", "credit"},
+    "lightning.pytorch.Trainer": {"callbacks", "logger"},
+}
+"""Constructor arguments that `mappa.train` fills in."""
+
+
+def register_resolvers() -> None:
+    """`${asset:NAME}`: a folder shipped with the package. `${run_folder:...}`: where this run writes."""
+    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def _run_folder(resume: str | None, outputs: str, name: str) -> str:
+    from datetime import datetime
+
+    return resume or f"{outputs}/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def check(cfg: DictConfig) -> None:
+    """Find mistakes that Hydra merges silently: unknown top-level keys, and keys no constructor knows.
+
+    Raises:
+        ConfigError: names the key and what is available.
+    """
+    for key in cfg:
+        if key not in SETTINGS | PARTS:
+            raise ConfigError(f"unknown configuration key '{key}'; available: {', '.join(sorted(SETTINGS | PARTS))}")
+    for where, node in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
+        _bind(where, node)
+
+
+def _targets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a `_target_`, with its dotted place in the configuration."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield where, node
+        for key, value in node.items():
+            yield from _targets(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{where}[{index}]")
+
+
+def _bind(where: str, node: Mapping[str, Any]) -> None:
+    target = str(node["_target_"])
+    module, _, name = target.rpartition(".")
+    try:
+        callable_: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}._target_={target} cannot be imported: {error}") from error
+    parameters = inspect.signature(callable_).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    keys = {key for key in node if key not in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")}
+    for key in sorted(keys - set(parameters)):
+        raise ConfigError(f"unknown key '{where}.{key}'; {target} takes: {', '.join(sorted(parameters))}")
+    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    for key in sorted(required - keys - _PASSED_BY_CODE.get(target, set())):
+        raise ConfigError(f"'{where}.{key}' is missing; {target} needs it")
+
+
+def last_checkpoint(run: str | Path) -> Path:
+    """The newest complete checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: not a run folder, or nothing was saved in it yet.
+    """
+    run = Path(run)
+    if not (run / ".hydra" / "config.yaml").is_file():
+        raise CheckpointError(f"{run} is not a run folder (no .hydra/config.yaml in it); give outputs/NAME/TIME")
+    found = sorted((run / "checkpoints").glob("epoch=*"), key=lambda path: int(path.name.partition("=")[2]))
+    if not found:
+        raise CheckpointError(f"{run} has no checkpoint yet; start the run anew without resume=")
+    return found[-1]
+
+
+def run_guarded(main: Callable[[], Any]) -> None:
+    """Run a command; a `MappaError` is one line on stderr and exit status 1, everything else a traceback."""
+    try:
+        main()
+    except MappaError as error:
+        sys.exit(f"error: {error}")

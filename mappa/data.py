@@ -1,0 +1,261 @@
+"""LightningDataModule: `train_dataloader()` = fresh on-policy rollouts of this epoch."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning import LightningDataModule
+
+from mappa.batch import Row, cut_updates
+from mappa.engine.base import Engine
+from mappa.episodes import read_episodes, to_json, write_episodes
+from mappa.errors import ConfigError
+from mappa.loop import EventLoop
+from mappa.ranks import gather, world
+from mappa.rollout import Job, Listener, Rollout, Team
+from mappa.seed import stable_seed
+from mappa.task.base import TaskSet
+from mappa.types import Episode, Sample, Task, Verdict
+
+if TYPE_CHECKING:
+    from sandbox import KernelPool
+
+
+class RolloutDataModule(LightningDataModule):
+    """Plays the team's episodes on the adapters' current weights. Its only mutable state is the epoch counter."""
+
+    def __init__(
+        self,
+        task_set: TaskSet,
+        team: Team,
+        engine: Engine,
+        pool: KernelPool,
+        tasks_per_epoch: int = 32,
+        samples_per_task: int = 2,
+        updates_per_epoch: int = 1,
+        concurrency: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        tool_tokens: int = 512,
+        seed: int = 0,
+        folder: str | None = None,
+    ) -> None:
+        """`folder`: where the episodes of each epoch are kept; None = nowhere. The others: see conf/train.yaml."""
+        super().__init__()
+        if temperature <= 0 or not 0 < top_p <= 1:
+            raise ConfigError(f"data.temperature={temperature} must be > 0 and data.top_p={top_p} in (0, 1]")
+        if min(tasks_per_epoch, samples_per_task, updates_per_epoch, concurrency) < 1:
+            raise ConfigError("data: tasks_per_epoch, samples_per_task, updates_per_epoch, concurrency must be >= 1")
+        self.task_set, self.team, self.engine, self.pool = task_set, team, engine, pool
+        self.updates_per_epoch = updates_per_epoch
+        self.temperature = temperature
+        self.epoch = 0
+        self.episodes: list[Episode] = []
+        """This rank's episodes of the current epoch."""
+        self.verdicts: dict[str, Verdict] = {}
+        """Action id -> verdict, of the current epoch; filled by the judge callback."""
+        self.rows: list[Row] = []
+        """This rank's actions with their advantages; set by the module once the last verdict is in."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Wall-clock seconds of the current epoch by phase."""
+        self.loop = EventLoop()
+        self._tasks_per_epoch, self._samples_per_task = tasks_per_epoch, samples_per_task
+        self._concurrency, self._top_p, self._tool_tokens, self._seed = concurrency, top_p, tool_tokens, seed
+        self._folder = Path(folder) if folder else None
+        self._rollout: Rollout | None = None
+        self._collected = -1
+
+    def train_dataloader(self) -> UpdateLoader:
+        """Lightning may ask more than once for the same epoch (when it resumes): the rollout is made only once."""
+        if self._collected != self.epoch:
+            self.seconds.clear()
+            self.verdicts.clear()
+            self.rows = []
+            self.episodes = self._collect_epoch()
+            self._collected = self.epoch
+        return UpdateLoader(self)
+
+    def play(self, jobs: Sequence[Job], purpose: str, temperature: float, top_p: float) -> list[Episode]:
+        """This rank's share of `jobs`, played on the current weights; in the order of the jobs."""
+        rank, size = world()
+        rollout = self._ready()
+        listeners = [callback for callback in self.trainer.callbacks if isinstance(callback, Listener)]
+        started = time.monotonic()
+        self.loop.run(self.engine.sync(self.trainer.lightning_module.version))
+        self.seconds["sync"] += time.monotonic() - started
+        self.loop.run(self.engine.wake())
+        try:
+            return self.loop.run(rollout.collect(jobs[rank::size], purpose, listeners, temperature, top_p))
+        finally:
+            self.loop.run(self.engine.sleep())
+
+    def samples(self) -> list[Sample]:
+        """All actions of this rank's episodes with the rewards the judge gave them."""
+        return [
+            Sample(action, episode.task.id, episode.task.kind, self._reward(action.id))
+            for episode in self.episodes
+            for action in episode.actions
+        ]
+
+    def everyone(self) -> tuple[list[Episode], dict[str, Verdict]]:
+        """Episodes and verdicts of all ranks. Collective."""
+        parts = gather((self.episodes, self.verdicts))
+        episodes = sorted((e for part in parts for e in part[0]), key=lambda e: e.id)
+        return episodes, {key: value for part in parts for key, value in part[1].items()}
+
+    def finish_epoch(self) -> None:
+        """The updates of this epoch are done: the next `train_dataloader()` makes a new rollout."""
+        self.epoch += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.epoch = state_dict["epoch"]
+
+    def episodes_path(self, epoch: int) -> Path | None:
+        return None if self._folder is None else self._folder / f"epoch={epoch:04d}.jsonl"
+
+    def header(self) -> dict[str, Any]:
+        """What the stored episodes of this epoch were made with."""
+        module = self.trainer.lightning_module
+        return {
+            "epoch": self.epoch,
+            "version": module.version,
+            "adapters": module.adapters.fingerprint(),
+            "sampling": [self.temperature, self._top_p, self._seed],
+        }
+
+    def close(self) -> None:
+        """Close engine, kernels and the event loop."""
+        self.loop.run(self.engine.close())
+        self.loop.run(self.pool.close())
+        self.loop.close()
+
+    def _ready(self) -> Rollout:
+        """Attach the engine to the policy and start the kernels, once."""
+        if self._rollout is None:
+            module = self.trainer.lightning_module
+            self.engine.attach(module.adapters, module.chat, module.model.path)
+            check_budget(self.team, self.engine)
+            self.loop.run(self.pool.start())
+            self._rollout = Rollout(
+                self.team,
+                self.task_set,
+                self.engine,
+                module.chat,
+                self.pool,
+                self._concurrency,
+                self._tool_tokens,
+            )
+        return self._rollout
+
+    def _collect_epoch(self) -> list[Episode]:
+        """Play this epoch's episodes, or take them from disk when a killed run had already played them."""
+        jobs = self._jobs(self.epoch)
+        path, header = self.episodes_path(self.epoch), self.header()
+        stored = None if path is None else read_episodes(path, header)
+        rank, size = world()
+        if stored is not None and [episode.id for episode in stored] == [job.id for job in jobs]:
+            self._ready()
+            episodes = stored[rank::size]
+            self.loop.run(self._replay(episodes))
+            return episodes
+        started = time.monotonic()
+        episodes = self.play(jobs, "train", self.temperature, self._top_p)
+        self.seconds["generate"] += time.monotonic() - started - self.seconds["sync"]
+        self.seconds["tool"] = sum(a.tool.seconds for e in episodes for a in e.actions if a.tool is not None)
+        if path is not None:
+            everyone = sorted((e for part in gather(episodes) for e in part), key=lambda e: e.id)
+            if rank == 0:
+                write_episodes(path, header, [to_json(episode) for episode in everyone])
+        return episodes
+
+    async def _replay(self, episodes: Sequence[Episode]) -> None:
+        """Tell the listeners of stored episodes as if they had just been played, so that they are judged."""
+        for listener in [callback for callback in self.trainer.callbacks if isinstance(callback, Listener)]:
+            await listener.on_rollout_start("train", len(episodes))
+            for episode in episodes:
+                for count in range(len(episode.actions)):
+                    await listener.on_action("train", episode.task, episode.actions[: count + 1])
+                await listener.on_episode("train", episode)
+
+    def _jobs(self, epoch: int) -> list[Job]:
+        """The epoch's episodes: a window of the endless task order, each task `samples_per_task` times."""
+        first = epoch * self._tasks_per_epoch
+        tasks = task_window(self.task_set.train(), first, self._tasks_per_epoch, self._seed)
+        return [
+            Job(
+                id=f"{epoch:04d}-{index * self._samples_per_task + copy:05d}",
+                task=task,
+                seed=stable_seed(self._seed, "train", epoch, index, copy),
+            )
+            for index, task in enumerate(tasks)
+            for copy in range(self._samples_per_task)
+        ]
+
+    def _reward(self, action_id: str) -> float | None:
+        verdict = self.verdicts.get(action_id)
+        return None if verdict is None or verdict.score is None else verdict.score / 10.0
+
+
+class UpdateLoader:
+    """`updates_per_epoch` batches, each the rows of one optimizer step.
+
+    Lightning fixes the length before the verdicts are in, so it does not depend on them; the rows are cut when the
+    first batch is asked for.
+    """
+
+    def __init__(self, data: RolloutDataModule) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return self._data.updates_per_epoch
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        seed = stable_seed(self._data.epoch, "updates")
+        yield from cut_updates(self._data.rows, len(self), seed)
+
+
+def task_window(tasks: Sequence[Task], first: int, count: int, seed: int) -> list[Task]:
+    """Tasks `first .. first + count - 1` of an endless order: pass after pass over all tasks, each newly shuffled.
+
+    Within a pass the kinds are interleaved in proportion, so that every window is stratified.
+    """
+    chosen: list[Task] = []
+    while len(chosen) < count:
+        number, offset = divmod(first + len(chosen), len(tasks))
+        chosen += _one_pass(tasks, stable_seed(seed, "pass", number))[offset : offset + count - len(chosen)]
+    return chosen
+
+
+def _one_pass(tasks: Sequence[Task], seed: int) -> list[Task]:
+    rng = random.Random(seed)
+    by_kind: dict[str, list[Task]] = defaultdict(list)
+    for task in tasks:
+        by_kind[task.kind].append(task)
+    placed: list[tuple[float, Task]] = []
+    for kind in sorted(by_kind):
+        members, shift = by_kind[kind], rng.random()
+        rng.shuffle(members)
+        placed += [((index + shift) / len(members), task) for index, task in enumerate(members)]
+    return [task for _, task in sorted(placed, key=lambda pair: pair[0])]
+
+
+def check_budget(team: Team, engine: Engine) -> None:
+    """Every agent's completion budget must leave room for a prompt.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    for name, agent in team.agents.items():
+        if agent.max_tokens >= engine.context_length:
+            raise ConfigError(
+                f"team.agents.{name}.max_tokens={agent.max_tokens} leaves no room for the prompt in the model's "
+                f"context of {engine.context_length} tokens; lower it"
+            )

@@ -1,0 +1,62 @@
+"""Episodes -> flat dictionaries of numbers. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from mappa.types import Action, Episode, Verdict
+
+
+def rollout_metrics(
+    episodes: Sequence[Episode], verdicts: Mapping[str, Verdict], agents: Iterable[str]
+) -> dict[str, float]:
+    """Numbers of one rollout, over the team and `<agent>/...`. A value that nothing supports is left out.
+
+    Rewards are on 0-1 over judged actions; lengths in tokens; fractions over the agent's actions.
+    """
+    actions = [action for episode in episodes for action in episode.actions]
+    numbers = {
+        "rollout/episodes": float(len(episodes)),
+        "rollout/failed_episodes": float(sum(episode.error is not None for episode in episodes)),
+        "rollout/actions": float(len(actions)),
+    }
+    grades = [episode.grade.score for episode in episodes if episode.grade is not None]
+    if grades:
+        numbers["rollout/accuracy"] = statistics.fmean(grades)
+    for agent in agents:
+        mine = [action for action in actions if action.agent == agent]
+        if mine:
+            numbers |= {f"{agent}/{key}": value for key, value in _agent_metrics(mine, verdicts).items()}
+    return numbers
+
+
+def _agent_metrics(actions: Sequence[Action], verdicts: Mapping[str, Verdict]) -> dict[str, float]:
+    scores = [v.score for a in actions if (v := verdicts.get(a.id)) is not None and v.score is not None]
+    runs = [action.tool for action in actions if action.tool is not None]
+    numbers = {
+        "completion_tokens": statistics.fmean(len(action.completion_ids) for action in actions),
+        "prompt_tokens": statistics.fmean(len(action.prompt_ids) for action in actions),
+        "truncated_fraction": statistics.fmean(action.truncated for action in actions),
+        "unjudged_fraction": 1.0 - len(scores) / len(actions),
+        "tool_use": len(runs) / len(actions),
+    }
+    if runs:
+        numbers["tool_errors"] = statistics.fmean(run.status != "ok" for run in runs)
+    if scores:
+        numbers["reward"] = statistics.fmean(scores) / 10.0
+        numbers["reward_std"] = statistics.pstdev(scores) / 10.0
+    return numbers
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean of `values`, one value per problem."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    data = np.asarray(values, dtype=float)
+    means = np.concatenate(
+        [data[rng.integers(0, len(data), (1000, len(data)))].mean(axis=1) for _ in range(draws // 1000)]
+    )
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

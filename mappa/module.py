@@ -1,0 +1,286 @@
+"""LightningModule: owns base and adapters; `training_step` = rows of one optimizer step -> loss -> step, per agent."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from mappa.batch import Row, collate, cut_micro_batches
+from mappa.credit.base import Credit
+from mappa.loss import LossConfig, kl_penalty, policy_loss
+from mappa.metrics import rollout_metrics
+from mappa.model import Model
+from mappa.policy import Policy
+from mappa.ranks import gather, world
+from mappa.types import Batch, Sample
+
+if TYPE_CHECKING:
+    from mappa.data import RolloutDataModule
+    from mappa.lora import Adapters
+
+
+class TeamModule(LightningModule):
+    """All agents of the team: one frozen base, one adapter, one optimizer and one gradient clip each."""
+
+    def __init__(
+        self,
+        model: Model,
+        lora: Callable[..., Adapters],
+        agents: Sequence[str],
+        credit: Credit,
+        loss: LossConfig,
+        learning_rate: float = 1e-4,
+        min_learning_rate: float = 1e-5,
+        warmup_fraction: float = 0.03,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+        clip_norm: float = 1.0,
+        micro_batch_tokens: int = 16384,
+        temperature: float = 1.0,
+    ) -> None:
+        """`lora`: called with (base, agents). The others: see conf/train.yaml."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.agents = tuple(agents)
+        self.version = 0
+        """Number of updates taken: the adapters' version."""
+        self.adapters_from: Path | None = None
+        """Folder of saved adapters to start from (resume, evaluate)."""
+        self._lora, self._credit, self._loss_config = lora, credit, loss
+        self._rates = (learning_rate, min_learning_rate, warmup_fraction)
+        self._adam = {"betas": tuple(betas), "weight_decay": weight_decay}
+        self._clip_norm = clip_norm
+        self._micro_batch_tokens = micro_batch_tokens
+        self._temperature = temperature
+        self._policy: Policy | None = None
+
+    # ------------------------------------------------------------------ life
+    def configure_model(self) -> None:
+        """Load the base and create the adapters; Lightning may call this more than once."""
+        if self._policy is not None:
+            return
+        self.chat = self.model.chat()
+        self.adapters = self._lora(self.model.load(), self.agents)
+        if self.adapters_from is not None:
+            self.adapters.load(self.adapters_from)
+        self._policy = Policy(self.adapters, self._temperature, self._loss_config.chunk_tokens)
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        rate, low, warmup = self._rates
+        total = max(1, self.trainer.max_epochs * self.data.updates_per_epoch)
+
+        def schedule(update: int) -> float:
+            if update < warmup * total:
+                return (update + 1) / (warmup * total + 1)
+            progress = min(1.0, (update - warmup * total) / max(1.0, total - warmup * total))
+            return (low + 0.5 * (rate - low) * (1 + math.cos(math.pi * progress))) / rate
+
+        optimizers = [torch.optim.AdamW(self.adapters.parameters(a), lr=rate, **self._adam) for a in self.agents]
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
+
+    @property
+    def data(self) -> RolloutDataModule:
+        return self.trainer.datamodule
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adapters are saved in PEFT's own format beside this file, the base never."""
+        checkpoint["state_dict"] = {}
+        checkpoint["version"] = self.version
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.version = checkpoint["version"]
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `configure_model` has loaded the adapters."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Rows stay on the host; each micro-batch is moved when its turn comes."""
+        return batch
+
+    # ------------------------------------------------------------------ credit
+    def on_train_epoch_start(self) -> None:
+        """Runs after the callbacks' hook, so every verdict is in: log-probabilities -> advantages -> rows."""
+        with self._timed("credit"):
+            samples = self.data.samples()
+            valid = [sample for sample in samples if sample.valid]
+            needs_reference = self._credit.kl_in_reward > 0 or self._credit.kl_in_loss > 0
+            old = self._old_logprobs(valid)
+            ref = self._reference_logprobs(valid) if needs_reference else [None] * len(valid)
+            kl = {
+                sample.action.id: (torch.tensor(sample.action.logprobs) if o is None else o) - r
+                for sample, o, r in zip(valid, old, ref, strict=True)
+                if r is not None
+            }
+            credited = self._credit.advantages(samples, [kl.get(s.action.id) for s in samples], gather)
+            advantages = dict(zip((s.action.id for s in samples), credited.advantages, strict=True))
+            in_loss = self._credit.kl_in_loss > 0
+            self.data.rows = [
+                Row(sample, advantages[sample.action.id], o, r if in_loss else None)
+                for sample, o, r in zip(valid, old, ref, strict=True)
+            ]
+        self._log_rollout(kl, credited.metrics)
+
+    def _old_logprobs(self, samples: Sequence[Sample]) -> list[Tensor | None]:
+        """Trainer log-probabilities before the first update; None each when one update is taken (pi_old = pi_theta)."""
+        if self.data.updates_per_epoch == 1:
+            return [None] * len(samples)
+        found: dict[str, Tensor] = {}
+        for agent in self.agents:
+            self.adapters.select(agent)
+            mine = [sample for sample in samples if sample.action.agent == agent]
+            found |= dict(zip((s.action.id for s in mine), self.logprobs(mine), strict=True))
+        return [found[sample.action.id] for sample in samples]
+
+    def _reference_logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """The frozen base with its adapters switched off; all agents share it."""
+        with self.adapters.disabled():
+            return self.logprobs(samples)
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's completion under whichever adapter is selected; float32 on the host."""
+        rows = [Row(sample, torch.zeros(len(sample.action.completion_ids))) for sample in samples]
+        found: dict[str, Tensor] = {}
+        micro = cut_micro_batches(rows, self._micro_batch_tokens)
+        with self.adapters.evaluating():
+            for index in range(max(gather(len(micro)))):
+                part = micro[index] if index < len(micro) else []
+                batch = collate("", part, self.chat.pad_id)
+                logprobs_N, _ = self._forward(batch)
+                lengths = [len(row.sample.action.completion_ids) for row in part]
+                for row, values in zip(part, logprobs_N.cpu().split(lengths), strict=True):
+                    found[row.sample.action.id] = values
+        return [found[sample.action.id] for sample in samples]
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._policy(batch.input_ids_BT.to(self.device), batch.loss_mask_BT.to(self.device))
+
+    # ------------------------------------------------------------------ update
+    def training_step(self, rows: list[Row], batch_idx: int) -> None:
+        """One optimizer step per agent. Every rank runs the same number of micro-batches, padded with empty ones."""
+        started = time.monotonic()
+        metrics: dict[str, float] = {}
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        if len(self.agents) == 1:
+            optimizers, schedulers = [optimizers], [schedulers]
+        for agent, optimizer in zip(self.agents, optimizers, strict=True):
+            mine = [row for row in rows if row.sample.action.agent == agent]
+            micro = cut_micro_batches(mine, self._micro_batch_tokens)
+            plans = gather((len(micro), sum(len(row.sample.action.completion_ids) for row in mine)))
+            steps, tokens = max(plan[0] for plan in plans), sum(plan[1] for plan in plans)
+            if tokens > 0:
+                metrics |= self._update(agent, optimizer, micro, steps, tokens)
+        for scheduler in schedulers:
+            scheduler.step()
+        self.version += 1
+        self.data.seconds["update"] += time.monotonic() - started
+        metrics["learning_rate"] = schedulers[0].get_last_lr()[0]
+        self.log_dict(metrics, on_step=True, on_epoch=False)
+
+    def _update(
+        self, agent: str, optimizer: Any, micro: Sequence[Sequence[Row]], steps: int, tokens: int
+    ) -> dict[str, float]:
+        self.adapters.select(agent)
+        sums: Counter[str] = Counter()
+        for index in range(steps):
+            batch = collate(agent, micro[index] if index < len(micro) else [], self.chat.pad_id)
+            with self._sync_gradients(index == steps - 1):
+                loss, values = self._loss(batch, tokens)
+                self.manual_backward(loss * world()[1])  # the strategy averages gradients over ranks
+            sums.update({key: value.item() for key, value in values.items()})
+        norm = self._clip(agent)
+        optimizer.step()
+        optimizer.zero_grad()
+        totals: Counter[str] = Counter()
+        for part in gather(sums):
+            totals.update(part)
+        loss_value = totals.pop("loss")
+        count = totals.pop("tokens")
+        return {
+            f"{agent}/loss": loss_value,
+            f"{agent}/grad_norm": norm,
+            f"{agent}/loss_tokens": count,
+            **{f"{agent}/{key}": value / count for key, value in totals.items()},
+        }
+
+    def _loss(self, batch: Batch, tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+        logprobs_N, entropy_N = self._forward(batch)
+
+        def at_loss(values_BT: Tensor) -> Tensor:
+            return values_BT[:, 1:][batch.loss_mask_BT[:, 1:] != 0].to(self.device)
+
+        old_N = logprobs_N.detach() if batch.old_logprobs_BT is None else at_loss(batch.old_logprobs_BT)
+        advantages_N, mask_N = at_loss(batch.advantages_BT), at_loss(batch.loss_mask_BT)
+        engine_N = at_loss(batch.engine_logprobs_BT)
+        loss, values = policy_loss(logprobs_N, old_N, engine_N, advantages_N, mask_N, tokens, self._loss_config)
+        if self._credit.kl_in_loss > 0 and batch.ref_logprobs_BT is not None:
+            penalty = kl_penalty(logprobs_N, at_loss(batch.ref_logprobs_BT), mask_N, tokens, self._credit.kl_estimator)
+            loss = loss + self._credit.kl_in_loss * penalty
+            values["kl_penalty"] = penalty.detach() * tokens
+        values["loss"] = loss.detach()
+        values["entropy"] = entropy_N.sum()
+        values["advantage"] = advantages_N.sum()
+        return loss, values
+
+    def _clip(self, agent: str) -> float:
+        """Clip this agent's gradient norm; returns the norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self.adapters.parameters(agent), self._clip_norm))
+
+    @contextmanager
+    def _sync_gradients(self, last: bool) -> Iterator[None]:
+        """Reduce gradients over ranks only in the last micro-batch of an agent."""
+        wrapped = self.trainer.model
+        if not last and hasattr(wrapped, "no_sync"):
+            with wrapped.no_sync():
+                yield
+        else:
+            yield
+
+    # ------------------------------------------------------------------ numbers
+    def on_train_epoch_end(self) -> None:
+        """Callbacks of this hook ran before, checkpoints come after."""
+        numbers = {f"seconds/{phase}": seconds for phase, seconds in self.data.seconds.items()}
+        made = sum(len(a.completion_ids) for e in self.data.episodes for a in e.actions)
+        trained = sum(row.length for row in self.data.rows)
+        made, trained = (sum(values) for values in zip(*gather((made, trained)), strict=True))
+        if numbers.get("seconds/generate"):
+            numbers["tokens_per_second/generate"] = made / numbers["seconds/generate"]
+        if numbers.get("seconds/update"):
+            numbers["tokens_per_second/update"] = trained / numbers["seconds/update"]
+        self.log_dict(numbers)
+        self.data.finish_epoch()
+
+    def _log_rollout(self, kl: dict[str, Tensor], credit_metrics: dict[str, float]) -> None:
+        episodes, verdicts = self.data.everyone()
+        numbers = rollout_metrics(episodes, verdicts, self.agents)
+        sums: Counter[str] = Counter()
+        for row in self.data.rows:
+            agent = row.sample.action.agent
+            sums[f"{agent}/advantage_abs"] += row.advantages.abs().sum().item()
+            sums[f"{agent}/tokens"] += len(row.advantages)
+            if row.sample.action.id in kl:
+                sums[f"{agent}/kl"] += kl[row.sample.action.id].sum().item()
+        totals: Counter[str] = Counter()
+        for part in gather(sums):
+            totals.update(part)
+        for key, value in totals.items():
+            agent, _, name = key.partition("/")
+            if name != "tokens":
+                numbers[key] = value / totals[f"{agent}/tokens"]
+        self.log_dict(numbers | credit_metrics, on_step=False, on_epoch=True)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.data.seconds[phase] += time.monotonic() - started

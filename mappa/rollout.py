@@ -1,0 +1,145 @@
+"""Tasks -> episodes, with bounded concurrency. A bad episode is data, not a crash; every kernel is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mappa.agent import Agent, Scene
+from mappa.engine.base import Engine
+from mappa.errors import EngineError
+from mappa.task.base import TaskSet
+from mappa.types import Action, Episode, Grade, Task
+
+if TYPE_CHECKING:
+    from mappa.chat import Chat
+    from sandbox import KernelPool
+
+
+class Team(Protocol):
+    """A topology: plain async control flow over its agents."""
+
+    agents: dict[str, Agent]
+
+    async def play(self, scene: Scene) -> str:
+        """One episode; returns the team's final text."""
+
+
+class Listener:
+    """Told of a rollout as it happens, on its event loop. Callbacks inherit from it."""
+
+    async def on_rollout_start(self, purpose: str, episodes: int) -> None:
+        """`purpose`: `train`, or the name of a validation set."""
+
+    async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
+        """The last of `actions` has just finished; the others are the episode's earlier ones."""
+
+    async def on_episode(self, purpose: str, episode: Episode) -> None:
+        """An episode has been graded."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to be played."""
+
+    id: str
+    task: Task
+    seed: int
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The parts that play episodes together."""
+
+    team: Team
+    task_set: TaskSet
+    engine: Engine
+    chat: Chat
+    pool: KernelPool
+    concurrency: int
+    """Episodes in flight."""
+    tool_tokens: int
+    """Longest tool output an agent is told, in tokens."""
+
+    async def collect(
+        self,
+        jobs: Sequence[Job],
+        purpose: str,
+        listeners: Sequence[Listener],
+        temperature: float,
+        top_p: float,
+    ) -> list[Episode]:
+        """Play all jobs; episodes come back in the order of the jobs.
+
+        Workers take jobs from one queue, each holding an engine lane for as long as it lives, so that a lockstep
+        engine sees the same batches whatever the timing.
+        """
+        for listener in listeners:
+            await listener.on_rollout_start(purpose, len(jobs))
+        queue = iter(enumerate(jobs))
+        episodes: dict[int, Episode] = {}
+
+        async def worker(queue: Iterator[tuple[int, Job]]) -> None:
+            async with self.engine.lane():
+                for index, job in queue:
+                    episode = await self._play(job, purpose, listeners, temperature, top_p)
+                    episodes[index] = episode
+                    for listener in listeners:
+                        await listener.on_episode(purpose, episode)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.concurrency, len(jobs))):
+                group.create_task(worker(queue))
+        return [episodes[index] for index in range(len(jobs))]
+
+    async def _play(
+        self, job: Job, purpose: str, listeners: Sequence[Listener], temperature: float, top_p: float
+    ) -> Episode:
+        async def on_action(task: Task, actions: tuple[Action, ...]) -> None:
+            for listener in listeners:
+                await listener.on_action(purpose, task, actions)
+
+        started = time.monotonic()
+        answer, grade, error = None, None, None
+        async with AsyncExitStack() as stack:
+            scene = Scene(
+                id=job.id,
+                task=job.task,
+                seed=job.seed,
+                engine=self.engine,
+                chat=self.chat,
+                pool=self.pool,
+                temperature=temperature,
+                top_p=top_p,
+                tool_tokens=self.tool_tokens,
+                on_action=on_action,
+                stack=stack,
+            )
+            try:
+                answer = await self.team.play(scene)
+            except EngineError as failure:
+                error = str(failure)
+            else:
+                grade = await self._grade(job.task, answer, scene)
+        return Episode(
+            id=job.id,
+            task=job.task,
+            seed=job.seed,
+            actions=tuple(scene.actions),
+            answer=answer,
+            grade=grade,
+            files={
+                name: tuple(sorted({f for a in scene.actions if a.agent == name for f in a.files}))
+                for name in self.team.agents
+            },
+            error=error,
+            seconds=time.monotonic() - started,
+        )
+
+    async def _grade(self, task: Task, answer: str, scene: Scene) -> Grade:
+        workspace = scene.session.workspace if scene.session is not None else None
+        return await asyncio.to_thread(self.task_set.grade, task, answer, workspace)
