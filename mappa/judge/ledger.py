@@ -5,8 +5,8 @@ reply, readable or not), `claims` the requests that some process is asking right
 share the file (WAL); its money is then one budget. All methods block (for well under a millisecond, as a rule): call
 them in a thread.
 
-What is covered: a process killed at any point (what was recorded is there), a power cut for all that was recorded before
-the last `sync()`, two processes asking the same thing, a damaged file (set aside under another name, never emptied).
+What is covered: a process killed at any point (what was recorded is there), a power cut for all that was recorded
+before the last `sync()`, two processes asking the same thing, a damaged file (set aside, never emptied).
 What is not: machines sharing a network file system (WAL needs shared memory), a reply that arrived in the instant
 before the kill and was not yet written.
 """
@@ -163,7 +163,7 @@ class Ledger:
         raw: str = "",
         billed: bool = True,
     ) -> None:
-        """Close a call. Without `tokens` the bill is unknown and its hold stays, unless it was not `billed` for sure."""
+        """Close a call. Without `tokens` its bill is unknown and its hold stays, unless it is sure not to be `billed`."""
         tokens_in, tokens_out = tokens or (None, None)
         with self._transaction():
             self._db.execute(
@@ -229,12 +229,15 @@ class Ledger:
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-            elif version != VERSION:
+            new = version == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+            if version != VERSION and not new:
                 raise JudgeError(
-                    f"{self.path} is no judge ledger of this version (found {version}): choose another file"
+                    f"{self.path} is no judge ledger of version {VERSION}: set judge.ledger to another file"
                 )
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            if new:
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except (sqlite3.Error, JudgeError):
             db.close()
             raise
