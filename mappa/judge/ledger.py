@@ -163,7 +163,7 @@ class Ledger:
         raw: str = "",
         billed: bool = True,
     ) -> None:
-        """Close a call. Without `tokens` its bill is unknown and its hold stays, unless it is sure not to be `billed`."""
+        """Close a call. Without `tokens` its bill is unknown and its hold stays, unless it was surely not `billed`."""
         tokens_in, tokens_out = tokens or (None, None)
         with self._transaction():
             self._db.execute(
