@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,7 @@ class VLLMEngine(BaseEngine):
         self._model_path = model_path
         if adapters.rank > LORA_RANKS[-1]:
             raise ConfigError(f"lora.rank={adapters.rank}: vllm serves ranks up to {LORA_RANKS[-1]}")
+        self._vocabulary = adapters.base.config.vocab_size
         limit = adapters.base.config.max_position_embeddings
         self.context_length = min(self._requested_length or limit, limit)
 
@@ -123,6 +125,8 @@ class VLLMEngine(BaseEngine):
                 f"prompt of {len(prompt_ids)} tokens + completion budget {sampling.max_tokens} exceeds the context "
                 f"of {self.context_length} tokens"
             )
+        if not prompt_ids or not 0 <= min(prompt_ids) <= max(prompt_ids) < self._vocabulary:
+            raise EngineError(f"a prompt is one or more token ids below {self._vocabulary}")  # vllm would die of others
         await self._ready()
         if sampling.top_p < 1 and not self._uncut:
             await self._report_uncut_logprobs()
@@ -143,6 +147,8 @@ class VLLMEngine(BaseEngine):
                 llm.output_handler.cancel()  # else it reports the end of the core process as a crash
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_SECONDS)
             multiprocessing.active_children()  # reaps the finished ones
+            self._guard.kill()
+            self._guard.communicate()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -204,6 +210,7 @@ class VLLMEngine(BaseEngine):
                 "or use engine=hf"
             ) from error
         on_cpu = current_platform.is_cpu()
+        others = set(multiprocessing.active_children())
         self._can_sleep = self._sleep_level > 0 and current_platform.is_sleep_mode_available()
         arguments = self._arguments(on_cpu)
         with _environment(on_cpu):
@@ -211,6 +218,7 @@ class VLLMEngine(BaseEngine):
                 self._llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)))
             except Exception as error:  # boundary: vLLM's start-up raises errors of every kind
                 raise EngineError(f"vllm does not start: {type(error).__name__}: {_one_line(error)}") from error
+        self._guard = _guard([process.pid for process in set(multiprocessing.active_children()) - others])
 
     def _arguments(self, on_cpu: bool) -> dict[str, Any]:
         count = len(self._adapters.agents)
@@ -262,6 +270,14 @@ class VLLMEngine(BaseEngine):
                 "this vllm runner reports log-probabilities only after the top-p cut; set top_p=1, or export "
                 "VLLM_USE_V2_MODEL_RUNNER=0"
             )
+
+
+def _guard(pids: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A shell that kills `pids` when this process is gone and its input ends: vLLM's core outlives a killed run."""
+    command = ["/bin/sh", "-c", 'read -r _; kill -9 "$@"', "mappa-guard", *map(str, pids)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _keep_only(folder: Path) -> None:
