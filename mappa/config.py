@@ -100,6 +100,20 @@ def last_checkpoint(run: str | Path) -> Path:
     return found[-1]
 
 
+def resume_arguments(argv: list[str]) -> list[str]:
+    """`resume=outputs/NAME/TIME` alone means: with the configuration that the run was started with.
+
+    Raises:
+        CheckpointError: the folder is no run.
+    """
+    resume = next((arg.partition("=")[2] for arg in argv if arg.startswith("resume=")), None)
+    if resume in (None, "", "null") or any(arg.lstrip("+").startswith(("experiment=", "task=")) for arg in argv):
+        return argv
+    last_checkpoint(resume)
+    folder = Path(resume).resolve() / ".hydra"
+    return ["--config-path", str(folder), "--config-name", "config", f"hydra.run.dir={resume}", *argv]
+
+
 def run_guarded(main: Callable[[], Any]) -> None:
     """Run a command; a `MappaError` is one line on stderr and exit status 1, everything else a traceback."""
     try:

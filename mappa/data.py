@@ -6,6 +6,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +86,12 @@ class RolloutDataModule(LightningDataModule):
         rank, size = world()
         rollout = self._ready()
         listeners = [callback for callback in self.trainer.callbacks if isinstance(callback, Listener)]
-        started = time.monotonic()
-        self.loop.run(self.engine.sync(self.trainer.lightning_module.version))
-        self.seconds["sync"] += time.monotonic() - started
-        self.loop.run(self.engine.wake())
+        with self.timed("sync"):
+            self.loop.run(self.engine.sync(self.trainer.lightning_module.version))
+            self.loop.run(self.engine.wake())
         try:
-            return self.loop.run(rollout.collect(jobs[rank::size], purpose, listeners, temperature, top_p))
+            with self.timed("generate" if purpose == "train" else "validate"):
+                return self.loop.run(rollout.collect(jobs[rank::size], purpose, listeners, temperature, top_p))
         finally:
             self.loop.run(self.engine.sleep())
 
@@ -131,6 +132,15 @@ class RolloutDataModule(LightningDataModule):
             "sampling": [self.temperature, self._top_p, self._seed],
         }
 
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall-clock time of the block to this epoch's seconds of `phase`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.monotonic() - started
+
     def close(self) -> None:
         """Close engine, kernels and the event loop."""
         self.loop.run(self.engine.close())
@@ -166,9 +176,7 @@ class RolloutDataModule(LightningDataModule):
             episodes = stored[rank::size]
             self.loop.run(self._replay(episodes))
             return episodes
-        started = time.monotonic()
         episodes = self.play(jobs, "train", self.temperature, self._top_p)
-        self.seconds["generate"] += time.monotonic() - started - self.seconds["sync"]
         self.seconds["tool"] = sum(a.tool.seconds for e in episodes for a in e.actions if a.tool is not None)
         if path is not None:
             everyone = sorted((e for part in gather(episodes) for e in part), key=lambda e: e.id)

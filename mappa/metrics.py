@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from mappa.types import Action, Episode, Verdict
@@ -47,6 +48,16 @@ def _agent_metrics(actions: Sequence[Action], verdicts: Mapping[str, Verdict]) -
         numbers["reward"] = statistics.fmean(scores) / 10.0
         numbers["reward_std"] = statistics.pstdev(scores) / 10.0
     return numbers
+
+
+def accuracy(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Mean grade over problems (avg@k when a problem was tried k times) with its 95% interval; errors count as 0."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        by_task[episode.task.id].append(episode.grade.score if episode.grade is not None else 0.0)
+    values = [statistics.fmean(scores) for scores in by_task.values()]
+    low, high = bootstrap_interval(values)
+    return {"mean": statistics.fmean(values), "low": low, "high": high, "n": len(values)}
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:

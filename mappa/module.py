@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +109,7 @@ class TeamModule(LightningModule):
     # ------------------------------------------------------------------ credit
     def on_train_epoch_start(self) -> None:
         """Runs after the callbacks' hook, so every verdict is in: log-probabilities -> advantages -> rows."""
-        with self._timed("credit"):
+        with self.data.timed("credit"):
             samples = self.data.samples()
             valid = [sample for sample in samples if sample.valid]
             needs_reference = self._credit.kl_in_reward > 0 or self._credit.kl_in_loss > 0
@@ -168,7 +167,12 @@ class TeamModule(LightningModule):
     # ------------------------------------------------------------------ update
     def training_step(self, rows: list[Row], batch_idx: int) -> None:
         """One optimizer step per agent. Every rank runs the same number of micro-batches, padded with empty ones."""
-        started = time.monotonic()
+        with self.data.timed("update"):
+            metrics = self._update_all(rows)
+        self.version += 1
+        self.log_dict(metrics, on_step=True, on_epoch=False)
+
+    def _update_all(self, rows: list[Row]) -> dict[str, float]:
         metrics: dict[str, float] = {}
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         if len(self.agents) == 1:
@@ -182,10 +186,7 @@ class TeamModule(LightningModule):
                 metrics |= self._update(agent, optimizer, micro, steps, tokens)
         for scheduler in schedulers:
             scheduler.step()
-        self.version += 1
-        self.data.seconds["update"] += time.monotonic() - started
-        metrics["learning_rate"] = schedulers[0].get_last_lr()[0]
-        self.log_dict(metrics, on_step=True, on_epoch=False)
+        return metrics | {"learning_rate": schedulers[0].get_last_lr()[0]}
 
     def _update(
         self, agent: str, optimizer: Any, micro: Sequence[Sequence[Row]], steps: int, tokens: int
@@ -278,9 +279,3 @@ class TeamModule(LightningModule):
             if name != "tokens":
                 numbers[key] = value / totals[f"{agent}/tokens"]
         self.log_dict(numbers | credit_metrics, on_step=False, on_epoch=True)
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.data.seconds[phase] += time.monotonic() - started

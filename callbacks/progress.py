@@ -1,0 +1,109 @@
+"""What a person sees while it works: phase, episodes, judge calls, reward per agent, accuracy; a table at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from callbacks.validation import ValidationCallback
+from mappa.rollout import Listener
+from mappa.types import Action, Episode, Task
+
+
+class ProgressCallback(Callback, Listener):
+    """A live panel on a terminal; one line per epoch where output goes to a file."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live: Live | None = None
+        self._phase = "starting"
+        self._counts: Counter[str] = Counter()
+        self._rewards: list[str] = []
+        self._trainer: Trainer | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+        if trainer.is_global_zero and self._console.is_terminal:
+            self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    # ------------------------------------------------------------------ the rollout, on its own loop
+    async def on_rollout_start(self, purpose: str, episodes: int) -> None:
+        self._phase = "rollout" if purpose == "train" else f"validation on {purpose}"
+        self._counts = Counter(expected=episodes)
+
+    async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
+        self._counts["actions"] += 1
+
+    async def on_episode(self, purpose: str, episode: Episode) -> None:
+        self._counts["episodes"] += 1
+        if episode.error is not None:
+            self._counts["failed"] += 1
+
+    # ------------------------------------------------------------------ Lightning's hooks
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._phase = "waiting for the judge"
+
+    def on_train_batch_start(self, *args: object) -> None:
+        self._phase = "update"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        rewards = [f"{a} {float(metrics[f'{a}/reward']):.2f}" for a in pl_module.agents if f"{a}/reward" in metrics]
+        self._rewards = rewards
+        if trainer.is_global_zero and self._live is None:
+            number = f"epoch {trainer.datamodule.epoch + 1}/{trainer.max_epochs}"
+            right = f"team {float(metrics['rollout/accuracy']):.2f}" if "rollout/accuracy" in metrics else ""
+            self._console.print(f"{number}  {right}  reward: {', '.join(rewards) or 'unjudged'}{self._accuracy()}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.teardown(trainer, pl_module, "fit")
+        if trainer.is_global_zero:
+            self._console.print(self._closing(trainer))
+
+    # ------------------------------------------------------------------ what is drawn
+    def _results(self) -> list:
+        found = next((c for c in self._trainer.callbacks if isinstance(c, ValidationCallback)), None)
+        return found.results if found else []
+
+    def _accuracy(self) -> str:
+        results = self._results()
+        return f"  held-out {results[-1].accuracy['mean']:.2f} (epoch {results[-1].epoch})" if results else ""
+
+    def _panel(self) -> Table:
+        counts, data = self._counts, self._trainer.datamodule
+        table = Table.grid(padding=(0, 2))
+        table.add_row("epoch", f"{data.epoch + 1}/{self._trainer.max_epochs}")
+        table.add_row("phase", self._phase)
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        table.add_row("episodes", f"{counts['episodes']}/{counts['expected']}, {counts['actions']} actions{failed}")
+        table.add_row("verdicts", f"{len(data.verdicts)}")
+        table.add_row("reward", ", ".join(self._rewards))
+        table.add_row("accuracy", self._accuracy().strip())
+        return table
+
+    def _closing(self, trainer: Trainer) -> Table:
+        table = Table(title="Held-out accuracy, graded by the task itself")
+        for column in ("set", "epoch", "accuracy", "95% interval", "problems", "tokens per episode"):
+            table.add_column(column)
+        results = self._results()
+        for name in dict.fromkeys(result.name for result in results):
+            mine = [result for result in results if result.name == name]
+            for result in mine[:1] + mine[1:][-1:]:
+                a = result.accuracy
+                interval = f"{a['low']:.3f} - {a['high']:.3f}"
+                row = (f"{a['mean']:.3f}", interval, str(a["n"]), f"{result.tokens:.0f}")
+                table.add_row(name, str(result.epoch), *row)
+        return table

@@ -1,0 +1,118 @@
+"""`summary.json` in the run folder: what the run did, in one page; rewritten after every validation and at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from callbacks.validation import ValidationCallback
+
+_PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
+
+
+class SummaryCallback(Callback):
+    """Placed after validation in the list of callbacks, before the checkpoint."""
+
+    def __init__(self, path: str, experiment: str) -> None:
+        self._path = Path(path)
+        self._experiment = experiment
+        self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._rewards: dict[int, dict[str, float]] = {}
+        self._judge: Counter[str] = Counter()
+        self._actions: Counter[str] = Counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collective: counts are of all ranks."""
+        data = trainer.datamodule
+        episodes, verdicts = data.everyone()
+        actions = [action for episode in episodes for action in episode.actions]
+        known = [verdicts[action.id] for action in actions if action.id in verdicts]
+        judged = [verdict for verdict in known if verdict.score is not None]
+        self._judge.update(
+            calls=sum(not verdict.cached for verdict in known),
+            cached=sum(verdict.cached for verdict in known),
+            failed=len(known) - len(judged),
+            tokens_in=sum(verdict.tokens_in for verdict in known),
+            tokens_out=sum(verdict.tokens_out for verdict in known),
+            cost=sum(verdict.cost for verdict in known if not verdict.cached),
+        )
+        trained = sum(
+            verdicts[action.id].score is not None and not action.truncated
+            for action in actions
+            if action.id in verdicts
+        )
+        self._actions.update(
+            total=len(actions),
+            judged=len(judged),
+            trained=trained,
+            truncated=sum(action.truncated for action in actions),
+        )
+        metrics = trainer.callback_metrics
+        rewards = {a: float(metrics[f"{a}/reward"]) for a in pl_module.agents if f"{a}/reward" in metrics}
+        self._rewards[data.epoch] = rewards
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def summary(self, trainer: Trainer) -> dict[str, Any]:
+        validation = next((c for c in trainer.callbacks if isinstance(c, ValidationCallback)), None)
+        results = validation.results if validation else []
+        first = {r.name: r.accuracy for r in results if r.epoch == 0}
+        last = {r.name: r.accuracy for r in results if r.epoch > 0}
+        pool = trainer.datamodule.pool
+        epochs = sorted(self._rewards)
+        return {
+            "experiment": self._experiment,
+            "epochs": len(epochs),
+            "seconds": round(self._seconds_before + time.monotonic() - self._started, 1),
+            "accuracy_before": _single(first),
+            "accuracy_after": _single(last),
+            "reward_by_agent": {
+                "first": self._rewards[epochs[0]] if epochs else {},
+                "last": self._rewards[epochs[-1]] if epochs else {},
+            },
+            "judge": {
+                key: self._judge[key] for key in ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
+            },
+            "actions": {key: self._actions[key] for key in ("total", "judged", "trained", "truncated")},
+            "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
+            "versions": {name: version(name) for name in _PACKAGES},
+            "validation": [asdict(result) for result in results],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self._seconds_before + time.monotonic() - self._started,
+            "rewards": self._rewards,
+            "judge": dict(self._judge),
+            "actions": dict(self._actions),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = state_dict["seconds"]
+        self._rewards = state_dict["rewards"]
+        self._judge = Counter(state_dict["judge"])
+        self._actions = Counter(state_dict["actions"])
+
+    def _write(self, trainer: Trainer) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.summary(trainer), indent=2) + "\n")
+        partial.replace(self._path)
+
+
+def _single(by_name: dict[str, dict[str, float]]) -> dict[str, Any] | None:
+    """The one set's numbers as they are; several sets by name; None when nothing was validated."""
+    if len(by_name) == 1:
+        return next(iter(by_name.values()))
+    return by_name or None

@@ -1,0 +1,114 @@
+"""Honest validation: the team plays held-out tasks, and only the task's own grader is believed."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from mappa.episodes import write_lines
+from mappa.metrics import accuracy
+from mappa.ranks import gather
+from mappa.rollout import Job
+from mappa.seed import stable_seed
+from mappa.types import Episode
+
+
+@dataclass(frozen=True)
+class Result:
+    """One validation of one set."""
+
+    epoch: int
+    """Epochs trained before it."""
+    name: str
+    accuracy: dict[str, float]
+    """mean, low, high (95% bootstrap over problems), n (problems)."""
+    tokens: float
+    """Completion tokens per episode."""
+    failed: int
+    """Episodes that ended in an error; they count as wrong."""
+
+
+class ValidationCallback(Callback):
+    """Before training, every `every_n_epochs`, and after the last epoch, on every validation set of the task."""
+
+    def __init__(
+        self,
+        folder: str,
+        every_n_epochs: int = 10,
+        samples: int = 1,
+        limit: int | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        before: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results."""
+        self._folder = Path(folder)
+        self._every, self._samples, self._limit, self._before = every_n_epochs, samples, limit, before
+        self._temperature, self._top_p, self._seed = temperature, top_p, seed
+        self.results: list[Result] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._before and not self.results:
+            self.validate(trainer, 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        done = trainer.datamodule.epoch + 1  # the data module advances its counter after this hook
+        last = done == trainer.max_epochs or trainer.should_stop
+        if last or (self._every > 0 and done % self._every == 0):
+            self.validate(trainer, done)
+
+    def validate(self, trainer: Trainer, epoch: int) -> list[Result]:
+        """Play every validation set once; collective."""
+        fresh = []
+        for name, tasks in trainer.datamodule.task_set.validation().items():
+            jobs = [
+                Job(f"{name}-{index:05d}-{copy}", task, stable_seed(self._seed, name, task.id, copy))
+                for index, task in enumerate(tasks[: self._limit])
+                for copy in range(self._samples)
+            ]
+            mine = trainer.datamodule.play(jobs, name, self._temperature, self._top_p)
+            episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
+            result = self._result(epoch, name, episodes)
+            fresh.append(result)
+            if trainer.is_global_zero:
+                self._write(epoch, name, episodes)
+                for logger in trainer.loggers:
+                    logger.log_metrics(
+                        {f"validation/{name}": result.accuracy["mean"]}, trainer.lightning_module.version
+                    )
+        self.results += fresh
+        return fresh
+
+    def _result(self, epoch: int, name: str, episodes: list[Episode]) -> Result:
+        return Result(
+            epoch=epoch,
+            name=name,
+            accuracy=accuracy(episodes),
+            tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
+            failed=sum(episode.error is not None for episode in episodes),
+        )
+
+    def _write(self, epoch: int, name: str, episodes: list[Episode]) -> None:
+        lines = [
+            {
+                "task": episode.task.id,
+                "kind": episode.task.kind,
+                "answer": episode.answer,
+                "score": episode.grade.score if episode.grade else 0.0,
+                "reason": episode.grade.reason if episode.grade else episode.error,
+                "tokens": sum(len(action.completion_ids) for action in episode.actions),
+            }
+            for episode in episodes
+        ]
+        write_lines(self._folder / f"{name}-epoch={epoch:04d}.jsonl", lines)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"results": [vars(result) for result in self.results]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.results = [Result(**result) for result in state_dict["results"]]

@@ -1,0 +1,77 @@
+"""The training entry: `python -m mappa.train +experiment=NAME [overrides]`. Wiring only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from mappa.config import check, last_checkpoint, register_resolvers, resume_arguments, run_guarded
+
+if TYPE_CHECKING:
+    from mappa.data import RolloutDataModule
+    from mappa.module import TeamModule
+
+
+def build(cfg: DictConfig) -> tuple[RolloutDataModule, TeamModule]:
+    """Data module and module of a configuration. Cheap checks come before anything slow.
+
+    Raises:
+        MappaError: one line that says what is wrong.
+    """
+    from hydra.utils import instantiate
+
+    model = instantiate(cfg.model)
+    model.check()
+    task_set, team = instantiate(cfg.task), instantiate(cfg.team, _convert_="all")
+    task_set.train(), task_set.validation()
+    data = instantiate(cfg.data)(
+        task_set=task_set, team=team, engine=instantiate(cfg.engine), pool=instantiate(cfg.sandbox)
+    )
+    module = instantiate(cfg.module)(
+        model=model, lora=instantiate(cfg.lora), agents=list(team.agents), credit=instantiate(cfg.credit)
+    )
+    return data, module
+
+
+def train(cfg: DictConfig) -> Path:
+    """Train the team that `cfg` describes; returns the run folder."""
+    check(cfg)
+    checkpoint = last_checkpoint(cfg.resume) if cfg.resume else None
+    if checkpoint is not None:
+        from mappa.lora import check_adapters
+
+        check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
+
+    import lightning
+    from hydra.utils import instantiate
+
+    lightning.seed_everything(cfg.seed, verbose=False)
+    data, module = build(cfg)
+    try:
+        module.adapters_from = checkpoint / "adapters" if checkpoint else None
+        callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values()]
+        trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
+        trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
+    finally:
+        data.close()
+    return Path(cfg.paths.run)
+
+
+@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
+def _main(cfg: DictConfig) -> None:
+    folder = train(cfg)
+    print(folder)  # noqa: T201 the command's last line
+
+
+def main(argv: list[str] | None = None) -> Any:
+    register_resolvers()
+    sys.argv[1:] = resume_arguments(sys.argv[1:] if argv is None else argv)
+    return _main()
+
+
+if __name__ == "__main__":
+    run_guarded(main)
