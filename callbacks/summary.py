@@ -14,6 +14,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.validation import ValidationCallback
 
+_JUDGE = ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
+_ACTIONS = ("total", "judged", "trained", "truncated")
 _PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
 
 
@@ -82,10 +84,8 @@ class SummaryCallback(Callback):
                 "first": self._rewards[epochs[0]] if epochs else {},
                 "last": self._rewards[epochs[-1]] if epochs else {},
             },
-            "judge": {
-                key: self._judge[key] for key in ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
-            },
-            "actions": {key: self._actions[key] for key in ("total", "judged", "trained", "truncated")},
+            "judge": {key: self._judge[key] for key in _JUDGE},
+            "actions": {key: self._actions[key] for key in _ACTIONS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
             "validation": [asdict(result) for result in results],

@@ -10,7 +10,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from mappa.episodes import write_lines
-from mappa.metrics import accuracy
+from mappa.metrics import evaluate_episodes
 from mappa.ranks import gather
 from mappa.rollout import Job
 from mappa.seed import stable_seed
@@ -24,12 +24,17 @@ class Result:
     epoch: int
     """Epochs trained before it."""
     name: str
-    accuracy: dict[str, float]
-    """mean, low, high (95% bootstrap over problems), n (problems)."""
+    measures: dict[str, dict[str, float]]
+    """avg@k, pass@k, maj@k, each as mean, low, high (95% bootstrap over problems) and n (problems)."""
     tokens: float
     """Completion tokens per episode."""
     failed: int
     """Episodes that ended in an error; they count as wrong."""
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """avg@k, which comes first."""
+        return next(iter(self.measures.values()))
 
 
 class ValidationCallback(Callback):
@@ -73,7 +78,13 @@ class ValidationCallback(Callback):
             ]
             mine = trainer.datamodule.play(jobs, name, self._temperature, self._top_p)
             episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
-            result = self._result(epoch, name, episodes)
+            result = Result(
+                epoch=epoch,
+                name=name,
+                measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
+                tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
+                failed=sum(episode.error is not None for episode in episodes),
+            )
             fresh.append(result)
             if trainer.is_global_zero:
                 self._write(epoch, name, episodes)
@@ -83,15 +94,6 @@ class ValidationCallback(Callback):
                     )
         self.results += fresh
         return fresh
-
-    def _result(self, epoch: int, name: str, episodes: list[Episode]) -> Result:
-        return Result(
-            epoch=epoch,
-            name=name,
-            accuracy=accuracy(episodes),
-            tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
-            failed=sum(episode.error is not None for episode in episodes),
-        )
 
     def _write(self, epoch: int, name: str, episodes: list[Episode]) -> None:
         lines = [

@@ -114,6 +114,23 @@ def resume_arguments(argv: list[str]) -> list[str]:
     return ["--config-path", str(folder), "--config-name", "config", f"hydra.run.dir={resume}", *argv]
 
 
+def quiet() -> None:
+    """Leave the screen to our own messages: the libraries' tips and progress bars say nothing a user can act on."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (".*LeafSpec.*", ".*transfer_batch_to_device.*", ".*does not have many workers.*", ".*eval mode.*"):
+        warnings.filterwarnings("ignore", message=message)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
 def run_guarded(main: Callable[[], Any]) -> None:
     """Run a command; a `MappaError` is one line on stderr and exit status 1, everything else a traceback."""
     try:

@@ -22,6 +22,7 @@ from mappa.rollout import Job, Listener, Rollout, Team
 from mappa.seed import stable_seed
 from mappa.task.base import TaskSet
 from mappa.types import Episode, Sample, Task, Verdict
+from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
     from sandbox import KernelPool
@@ -153,7 +154,10 @@ class RolloutDataModule(LightningDataModule):
             module = self.trainer.lightning_module
             self.engine.attach(module.adapters, module.chat, module.model.path)
             check_budget(self.team, self.engine)
-            self.loop.run(self.pool.start())
+            try:
+                self.loop.run(self.pool.start())
+            except SandboxUnavailableError as error:
+                raise ConfigError(str(error)) from error
             self._rollout = Rollout(
                 self.team,
                 self.task_set,

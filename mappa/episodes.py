@@ -29,7 +29,7 @@ def write_episodes(path: Path, header: Mapping[str, Any], episodes: Sequence[Map
 
 
 def read_episodes(path: Path, header: Mapping[str, Any]) -> list[Episode] | None:
-    """What `write_episodes` wrote under exactly this header; None if there is no such file or it is of other weights."""
+    """What `write_episodes` wrote under exactly this header; None if there is no file, or it is of other weights."""
     if not path.is_file():
         return None
     with path.open() as file:

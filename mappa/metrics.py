@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mappa.types import Action, Episode, Verdict
 
@@ -50,14 +51,43 @@ def _agent_metrics(actions: Sequence[Action], verdicts: Mapping[str, Verdict]) -
     return numbers
 
 
-def accuracy(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Mean grade over problems (avg@k when a problem was tried k times) with its 95% interval; errors count as 0."""
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for episode in episodes:
-        by_task[episode.task.id].append(episode.grade.score if episode.grade is not None else 0.0)
-    values = [statistics.fmean(scores) for scores in by_task.values()]
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean of one value per problem, with its 95% bootstrap interval."""
     low, high = bootstrap_interval(values)
     return {"mean": statistics.fmean(values), "low": low, "high": high, "n": len(values)}
+
+
+def pass_at_k(correct: int, tried: int, k: int) -> float:
+    """Unbiased probability that one of `k` draws without replacement from `tried` is correct (arXiv 2107.03374)."""
+    return 1.0 - math.comb(tried - correct, k) / math.comb(tried, k)
+
+
+def majority(votes: Sequence[str | None], scores: Sequence[float]) -> float:
+    """Score of the most frequent answer; no answer is no vote; ties go to the answer that came first."""
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
+        return 0.0
+    return scores[votes.index(counts.most_common(1)[0][0])]
+
+
+def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | None]) -> dict[str, dict[str, float]]:
+    """`avg@k`, and for k > 1 `pass@k` (k = 1, 2, 4, ... ) and `maj@k`, each with its interval over problems.
+
+    Episodes that ended in an error count as wrong. A problem's episodes are all k of its attempts.
+    """
+    by_task: dict[str, list[Episode]] = defaultdict(list)
+    for episode in episodes:
+        by_task[episode.task.id].append(episode)
+    scores = [[e.grade.score if e.grade is not None else 0.0 for e in attempts] for attempts in by_task.values()]
+    k = min(map(len, scores))
+    result = {f"avg@{k}": interval([statistics.fmean(row) for row in scores])}
+    if k > 1:
+        votes = [[None if e.answer is None else vote(e.answer) for e in attempts] for attempts in by_task.values()]
+        for draws in sorted({2**i for i in range(1, k.bit_length())} | {k}):
+            values = [pass_at_k(sum(s >= 1.0 for s in row), len(row), draws) for row in scores]
+            result[f"pass@{draws}"] = interval(values)
+        result[f"maj@{k}"] = interval([majority(v, s) for v, s in zip(votes, scores, strict=True)])
+    return result
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:

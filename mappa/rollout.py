@@ -14,6 +14,7 @@ from mappa.engine.base import Engine
 from mappa.errors import EngineError
 from mappa.task.base import TaskSet
 from mappa.types import Action, Episode, Grade, Task
+from sandbox import SandboxError
 
 if TYPE_CHECKING:
     from mappa.chat import Chat
@@ -121,7 +122,7 @@ class Rollout:
             )
             try:
                 answer = await self.team.play(scene)
-            except EngineError as failure:
+            except (EngineError, SandboxError) as failure:
                 error = str(failure)
             else:
                 grade = await self._grade(job.task, answer, scene)

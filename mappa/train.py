@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from mappa.config import check, last_checkpoint, register_resolvers, resume_arguments, run_guarded
+from mappa.config import check, last_checkpoint, quiet, register_resolvers, resume_arguments, run_guarded
 
 if TYPE_CHECKING:
     from mappa.data import RolloutDataModule
     from mappa.module import TeamModule
 
 
-def build(cfg: DictConfig) -> tuple[RolloutDataModule, TeamModule]:
+def build(cfg: DictConfig, training: bool = True) -> tuple[RolloutDataModule, TeamModule]:
     """Data module and module of a configuration. Cheap checks come before anything slow.
+
+    Args:
+        training: the task must have a training set.
 
     Raises:
         MappaError: one line that says what is wrong.
@@ -27,7 +30,9 @@ def build(cfg: DictConfig) -> tuple[RolloutDataModule, TeamModule]:
     model = instantiate(cfg.model)
     model.check()
     task_set, team = instantiate(cfg.task), instantiate(cfg.team, _convert_="all")
-    task_set.train(), task_set.validation()
+    if training:
+        task_set.train()
+    task_set.validation()
     data = instantiate(cfg.data)(
         task_set=task_set, team=team, engine=instantiate(cfg.engine), pool=instantiate(cfg.sandbox)
     )
@@ -46,6 +51,7 @@ def train(cfg: DictConfig) -> Path:
 
         check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
 
+    quiet()
     import lightning
     from hydra.utils import instantiate
 

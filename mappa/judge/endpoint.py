@@ -8,16 +8,15 @@ temperature) is dropped for good with one warning, and the call may be made agai
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mappa.judge.expected import Distribution
 from mappa.judge.limits import parse_retry_after
 from mappa.judge.prompt import ChatMessages
+from mappa.judge.reply import CallError, Reply, read_completion
 from mappa.judge.secret import Secret
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 FATAL = {401: "the API key is refused", 403: "the API key may not use this model", 404: "no such model or address"}
 RETRIABLE = {408, 409, 425, 429}
 TOP_LOGPROBS = 20
-LONGEST_RAW = 20_000
 _NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 _SCHEMA = {
     "type": "json_schema",
@@ -47,45 +45,6 @@ _SCHEMA = {
     },
 }
 """Reason before score: what is written first informs what follows."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A completion, readable as a score or not."""
-
-    text: str
-    refusal: str
-    cut_off: bool
-    """It ended at its token limit."""
-    usage: tuple[int, int] | None
-    """Tokens in and out; None if the endpoint does not say."""
-    tokens: tuple[tuple[str, Distribution], ...] = ()
-
-
-class CallError(Exception):
-    """A call without a completion."""
-
-    def __init__(
-        self,
-        status: str,
-        message: str,
-        *,
-        retriable: bool = False,
-        again: bool = False,
-        fatal: bool = False,
-        billed: bool = False,
-        retry_after: float | None = None,
-        raw: str = "",
-    ) -> None:
-        """`again`: at once, in the dialect learnt from it. `billed`: it may have been charged for."""
-        super().__init__(message)
-        self.status = status
-        self.retriable = retriable
-        self.again = again
-        self.fatal = fatal
-        self.billed = billed
-        self.retry_after = retry_after
-        self.raw = raw
 
 
 @dataclass(frozen=True)
@@ -146,8 +105,10 @@ class Endpoint:
         self._extra = dict(extra_body or {})
         self._client: openai.AsyncOpenAI | None = None
 
-    async def ask(self, messages: ChatMessages, max_tokens: int, timeout_s: float | None = None) -> Reply:
-        """One call.
+    async def ask(
+        self, messages: ChatMessages, max_tokens: int, timeout_s: float | None = None, trial: bool = False
+    ) -> Reply:
+        """One call. In a `trial`, any 400 is put down to structured output first.
 
         Raises:
             CallError: there is no completion; says why and what may be done.
@@ -168,7 +129,7 @@ class Endpoint:
         except (TimeoutError, openai.APIConnectionError) as error:
             raise self._unreachable(error, seconds) from None
         except openai.APIStatusError as error:
-            raise self._refused(error, dialect) from None
+            raise self._refused(error, dialect, trial) from None
         except openai.OpenAIError as error:
             raise CallError("client_error", self._line(str(error))) from None
 
@@ -197,16 +158,18 @@ class Endpoint:
             return CallError("broken", f"{self.name}: the reply was cut off", retriable=True, billed=True)
         return CallError("unreachable", f"{self.name}: no connection", retriable=True)
 
-    def _refused(self, error: openai.APIStatusError, dialect: Dialect) -> CallError:
+    def _refused(self, error: openai.APIStatusError, dialect: Dialect, trial: bool) -> CallError:
         code, status = error.status_code, f"http_{error.status_code}"
         headers = error.response.headers
         message = self._line(f"{code}: {error.message.removeprefix(f'Error code: {code}').lstrip(' -')}")
         if code in FATAL:
-            return CallError(status, f"{self._line(FATAL[code])} ({message})", fatal=True)
+            return CallError(status, f"{message} - {FATAL[code]}", fatal=True)
         if code in (400, 422):
             if dialect != self._dialect:
                 return CallError(status, message, again=True)
             self._dialect = dialect.without(f"{error.message} {error.body}", self._insist)
+            if trial and dialect == self._dialect and not self._insist:
+                self._dialect = replace(dialect, structured=False)
             if dialect != self._dialect:
                 changed = [name for name, value in vars(dialect).items() if vars(self._dialect)[name] != value]
                 log.warning("judge %s refuses `%s`; it is no longer asked for it (%s)", self.name, changed[0], message)
@@ -217,46 +180,3 @@ class Endpoint:
     def _line(self, message: str) -> str:
         """One line, without the key."""
         return self._key.scrub(f"{self.name}: {' '.join(message.split())[:300]}")
-
-
-def read_completion(body: str) -> Reply:
-    """The first choice of a chat completion, whatever an endpoint left out of it. Pure.
-
-    Raises:
-        CallError: the body is no completion (not JSON, other schema).
-    """
-    try:
-        data = json.loads(body)
-        choice = data["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-        if isinstance(content, list):
-            content = "".join(part.get("text", "") for part in content)
-        if content is not None and not isinstance(content, str):
-            raise TypeError("content is no text")
-        refusal = str(message.get("refusal") or "")
-        usage = _usage(data.get("usage"))
-        tokens = _tokens(choice.get("logprobs"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"the reply is no chat completion ({type(error).__name__})"
-        raise CallError("nonsense", reason, retriable=True, billed=True, raw=body[:LONGEST_RAW]) from None
-    return Reply(content or "", refusal, choice.get("finish_reason") == "length", usage, tokens)
-
-
-def _usage(usage: object) -> tuple[int, int] | None:
-    if not isinstance(usage, dict):
-        return None
-    pair = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return pair if all(type(n) is int and n >= 0 for n in pair) else None
-
-
-def _tokens(logprobs: object) -> tuple[tuple[str, Distribution], ...]:
-    """Tokens with their alternatives; empty if the endpoint gave none, or gave them in another form."""
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(content, list):
-        return ()
-    tokens = []
-    for item in content:
-        listed = {top["token"]: float(top["logprob"]) for top in item.get("top_logprobs") or ()}
-        tokens.append((item["token"], {item["token"]: float(item["logprob"])} | listed))
-    return tuple(tokens)

@@ -43,7 +43,7 @@ CREATE TABLE verdicts (
 CREATE TABLE calls (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL, purpose TEXT NOT NULL, owner TEXT NOT NULL, model TEXT NOT NULL,
-    status TEXT NOT NULL,       -- pending, ok, unreadable, timeout, broken, http_429, ...
+    status TEXT NOT NULL,       -- pending, ok (readable or not), timeout, broken, http_429, ...
     started REAL NOT NULL, seconds REAL,
     tokens_in INTEGER, tokens_out INTEGER,  -- NULL: the endpoint never said
     cost REAL NOT NULL,         -- dollars that are known to be spent

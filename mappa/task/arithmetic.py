@@ -39,12 +39,16 @@ class Arithmetic:
     def validation(self) -> Mapping[str, Sequence[Task]]:
         return {self.name: self._tasks[self._sizes[0] :]}
 
+    def vote(self, answer: str) -> str | None:
+        boxed = last_boxed(answer)
+        return None if boxed is None else boxed.replace(" ", "")
+
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
         r"""1.0 if the last `\boxed{}` holds exactly the right integer."""
-        boxed = last_boxed(answer or "")
+        boxed = self.vote(answer or "")
         if boxed is None:
             return Grade(0.0, "no \\boxed{} answer")
-        return Grade(float(boxed.replace(" ", "") == task.answer), f"answered {boxed}, expected {task.answer}")
+        return Grade(float(boxed == task.answer), f"answered {boxed}, expected {task.answer}")
 
 
 def problem(numbers: Sequence[int]) -> Task:

@@ -27,5 +27,8 @@ class TaskSet(Protocol):
     def validation(self) -> Mapping[str, Sequence[Task]]:
         """Name -> held-out tasks; disjoint from `train()`."""
 
+    def vote(self, answer: str) -> str | None:
+        """The final answer, written so that equal answers are equal strings, for maj@k; None = no answer."""
+
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
         """Judge the outcome outside the kernel, from the final text or from files. Runs in a worker thread."""

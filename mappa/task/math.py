@@ -93,6 +93,10 @@ class MathTask:
         """
         return self._held_out if self._train is None else self._sets[1]
 
+    def vote(self, answer: str) -> str | None:
+        found = answers.extract(answer)
+        return None if found is None else answers.canonical(found)
+
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
         """1.0 if the final answer stated in the team's last text equals the ground truth, else 0.0, with the reason."""
         if task.answer is None:
