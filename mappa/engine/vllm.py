@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,17 @@ from mappa.errors import ConfigError, EngineError
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from mappa.chat import Chat
     from mappa.lora import Adapters
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM 0.32 takes for `max_lora_rank`."""
 _CPU_KV_CACHE_GIB = 1.0
+_CPU_BATCH_TOKENS = 4096
 _SHUTDOWN_SECONDS = 30.0
+_GRACE_SECONDS = 5.0
 
 
 class VLLMEngine(BaseEngine):
@@ -146,6 +150,7 @@ class VLLMEngine(BaseEngine):
             if llm.output_handler is not None:
                 llm.output_handler.cancel()  # else it reports the end of the core process as a crash
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_SECONDS)
+            await asyncio.to_thread(_end, self._processes)
             multiprocessing.active_children()  # reaps the finished ones
             self._guard.kill()
             self._guard.communicate()
@@ -218,11 +223,14 @@ class VLLMEngine(BaseEngine):
                 self._llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)))
             except Exception as error:  # boundary: vLLM's start-up raises errors of every kind
                 raise EngineError(f"vllm does not start: {type(error).__name__}: {_one_line(error)}") from error
-        self._guard = _guard([process.pid for process in set(multiprocessing.active_children()) - others])
+        self._processes = _family(set(multiprocessing.active_children()) - others)
+        self._guard = _guard([process.pid for process in self._processes])
 
     def _arguments(self, on_cpu: bool) -> dict[str, Any]:
         count = len(self._adapters.agents)
         gib = self._kv_cache_gib or (_CPU_KV_CACHE_GIB if on_cpu else None)
+        # vLLM 0.32 dies on a CPU when a request with a seed is prefilled in parts ("CPU Generator does not use offset")
+        whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self.context_length, _CPU_BATCH_TOKENS)}
         return {
             "model": self._model_path,
             "dtype": self._dtype or str(self._adapters.base.dtype).removeprefix("torch."),
@@ -239,6 +247,7 @@ class VLLMEngine(BaseEngine):
             "kv_cache_memory_bytes": int(gib * 2**30) if gib else None,
             "disable_log_stats": True,
             "enable_log_requests": False,
+            **(whole if on_cpu else {}),
             **self._args,
         }
 
@@ -270,6 +279,24 @@ class VLLMEngine(BaseEngine):
                 "this vllm runner reports log-probabilities only after the top-p cut; set top_p=1, or export "
                 "VLLM_USE_V2_MODEL_RUNNER=0"
             )
+
+
+def _family(cores: Iterable[BaseProcess]) -> list[Any]:
+    """vLLM's core processes and their workers, as psutil processes."""
+    import psutil
+
+    found = [psutil.Process(core.pid) for core in cores]
+    return [*found, *(worker for core in found for worker in core.children(recursive=True))]
+
+
+def _end(processes: Sequence[Any]) -> None:
+    """Wait for processes to end; workers of a core that crashed are killed."""
+    import psutil
+
+    _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=_GRACE_SECONDS)
 
 
 def _guard(pids: Sequence[int]) -> subprocess.Popen[bytes]:

@@ -285,6 +285,34 @@ def test_logprobs_are_those_before_the_top_p_cut(served: tuple[VLLMEngine, Adapt
 
 @needs_vllm
 @pytest.mark.vllm
+def test_more_prompt_tokens_than_one_step_takes(served: tuple[VLLMEngine, Adapters], loop: EventLoop) -> None:
+    """Prefilling a seeded request in parts would kill vLLM 0.32 on a CPU."""
+    engine, adapters = served
+    requests = [(AGENTS[i % 3], PROMPT[i:] + PROMPT[:i], Sampling(8, seed=i)) for i in range(30)]  # 9000 tokens
+    completions = together(loop, engine, requests)
+    assert all(gap(adapters, r[0], r[1], c, 1.0) < 1e-3 for r, c in zip(requests, completions, strict=True))
+
+
+@needs_vllm
+@pytest.mark.vllm
+def test_a_crashed_engine_is_one_clear_error_and_leaves_no_process(
+    served: tuple[VLLMEngine, Adapters], loop: EventLoop
+) -> None:
+    """The last test that uses `served`: it is not usable afterwards."""
+    engine, _ = served
+    started = {process.pid for process in engine._processes}
+    assert len(started) >= 2
+    engine._processes[0].kill()
+    with pytest.raises(EngineError, match="vllm"):
+        loop.run(engine.generate("solver", PROMPT[:9], Sampling(max_tokens=200)))
+    with pytest.raises(EngineError, match="vllm has died"):
+        loop.run(engine.wake())
+    loop.run(engine.close())
+    assert not [pid for pid in started if alive(pid)]
+
+
+@needs_vllm
+@pytest.mark.vllm
 def test_bfloat16_agrees_within_its_bound_and_closing_leaves_no_process(
     path: str, loop: EventLoop, record_property: pytest.RecordProperty
 ) -> None:
