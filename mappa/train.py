@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from mappa.config import check, last_checkpoint, quiet, register_resolvers, resume_arguments, run_guarded
+from mappa.config import CONF, check, last_checkpoint, quiet, register_resolvers, resume_arguments, run_guarded
 
 if TYPE_CHECKING:
     from mappa.data import RolloutDataModule
@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> Path:
     return Path(cfg.paths.run)
 
 
-@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _main(cfg: DictConfig) -> None:
     folder = train(cfg)
     print(folder)  # noqa: T201 the command's last line
