@@ -115,10 +115,10 @@ class Endpoint:
         """
         import openai
 
-        dialect, seconds = self._dialect, min(self._timeout, timeout_s or self._timeout)
+        client, dialect, seconds = self._connected(), self._dialect, min(self._timeout, timeout_s or self._timeout)
         try:
             async with asyncio.timeout(seconds):
-                raw = await self._connected().chat.completions.with_raw_response.create(
+                raw = await client.chat.completions.with_raw_response.create(
                     model=self._model,
                     messages=messages,
                     timeout=seconds,

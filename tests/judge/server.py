@@ -37,6 +37,7 @@ class FakeJudge:
         self.answers: Counter[str] = Counter()
         """Kind of answer -> how many were given."""
         self.most_at_once = 0
+        self.called = asyncio.Event()
         self._at_once = 0
         self._runner: web.AppRunner | None = None
         self.url = ""
@@ -62,6 +63,7 @@ class FakeJudge:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
+        self.called.set()
         prompt = json.dumps(body["messages"])
         self.seen[prompt] += 1
         self._at_once += 1
@@ -78,6 +80,7 @@ class FakeJudge:
         self.answers[kind if len(kind) < 20 else "reply"] += 1
         if kind == "slow":
             await asyncio.sleep(self.slow_s)
+            return web.Response(status=504)
         if kind == "rate_limited":
             headers = {"Retry-After": self.retry_after} if self.retry_after is not None else {}
             return error(429, "slow down", headers)
