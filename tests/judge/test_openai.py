@@ -444,7 +444,7 @@ async def test_a_thousand_requests_with_a_fifth_of_them_faulty(serve, make, tmp_
         return faults[(number // 5) % len(faults)] if number % 5 == 0 else GOOD
 
     server = await serve(script, slow_s=30.0)
-    judge = make(server.url, timeout_s=8.0, max_concurrent=64, retries=5, price_in=1.0, price_out=2.0)
+    judge = make(server.url, timeout_s=3.0, max_concurrent=32, retries=5, price_in=1.0, price_out=2.0)
     server.retry_after = "0.05"
     verdicts = await asyncio.gather(*(judge.score(evidence(f"answer {i}")) for i in range(1000)))
     assert len(verdicts) == 1000
