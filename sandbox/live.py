@@ -60,7 +60,8 @@ class LiveKernel:
             log = self.provisioner.log_tail()
             await asyncio.shield(self.close())
             if isinstance(error, (KernelStartError, OSError)):
-                raise KernelStartError(f"the sandbox kernel did not start: {error}\n{log}".strip()) from error
+                cause = f" ({log.splitlines()[-1]})" if log else ""
+                raise KernelStartError(f"the kernel did not start: {error}{cause}\n{log}".strip()) from error
             raise
         return self
 

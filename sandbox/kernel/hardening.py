@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 
-from . import libc
+from . import landlock, libc, seccomp
 from .policy import KernelPolicy
 
 
@@ -19,6 +19,13 @@ def harden(policy: KernelPolicy) -> None:
     os.umask(0o077)
     _limit_resources(policy)
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    abi = landlock.restrict(policy) if policy.landlock != "off" else 0
+    if policy.seccomp:
+        seccomp.install_for(
+            network=policy.network,
+            own_pid_namespace=policy.own_pid_namespace,
+            signals_confined=abi >= landlock.SIGNAL_SCOPE_ABI,
+        )
 
 
 def _share_processors(policy: KernelPolicy) -> None:

@@ -11,7 +11,7 @@ from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
 from sandbox.limits import ResourceLimits
 from sandbox.provisioners.base import SandboxProvisioner
-from sandbox.provisioners.process import PlainProvisioner
+from sandbox.provisioners.process import LandlockProvisioner, PlainProvisioner
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Candidate:
         return Choice(self.name, self.provisioner)
 
 
-PROVISIONERS: Mapping[str, type[SandboxProvisioner]] = MappingProxyType({"none": PlainProvisioner})
+PROVISIONERS: Mapping[str, type[SandboxProvisioner]] = MappingProxyType({"landlock": LandlockProvisioner, "none": PlainProvisioner})
 """By name, strongest and fastest first."""
 
 

@@ -6,11 +6,18 @@ import contextlib
 import os
 import signal
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
-from sandbox.provisioners.base import KERNEL_PACKAGE, LaunchSpec, SandboxProvisioner, base_policy, python_roots
+from sandbox.provisioners.base import (
+    KERNEL_PACKAGE,
+    LaunchSpec,
+    SandboxProvisioner,
+    base_policy,
+    environment,
+    python_roots,
+)
 from sandbox.users import reachable_by_others
 
 
@@ -18,7 +25,6 @@ class PlainProvisioner(SandboxProvisioner):
     """Resource limits, a clean environment, an unprivileged user where the trainer is root; nothing more."""
 
     level: ClassVar[IsolationLevel] = IsolationLevel.NONE
-    confinement: ClassVar[dict[str, object]] = {"landlock": "off", "seccomp": False}
 
     def policy(self, spec: LaunchSpec) -> KernelPolicy:
         """Limits and a supervisor."""
@@ -36,8 +42,12 @@ class PlainProvisioner(SandboxProvisioner):
             read_anywhere=spec.uid is not None and not reachable_by_others([*python_roots(), KERNEL_PACKAGE]),
             # without an own uid this limit counts every process of the user: the watchdog counts instead
             **({} if spec.uid is not None else {"processes": 0}),
-            **self.confinement,
+            **self.confinement(spec, home),
         )
+
+    def confinement(self, spec: LaunchSpec, home: str) -> dict[str, Any]:
+        """What is added to the limits."""
+        return {"landlock": "off", "seccomp": False}
 
     def command(self, spec: LaunchSpec, policy: KernelPolicy) -> list[str]:
         """The interpreter, isolated from environment and user site."""
@@ -47,3 +57,37 @@ class PlainProvisioner(SandboxProvisioner):
         """Ask the supervisor, which kills every descendant and then ends."""
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGTERM)
+
+
+_SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/fonts", "/etc/mime.types"),
+    *("/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/hosts"),
+    *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/uptime", "/proc/version"),
+    *("/proc/filesystems", "/proc/sys/kernel", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu"),
+)
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+class LandlockProvisioner(PlainProvisioner):
+    """Landlock and seccomp where namespaces cannot be had, as in most containers."""
+
+    level: ClassVar[IsolationLevel] = IsolationLevel.PROCESS
+    pretend_abi: ClassVar[int] = 0
+    """Act as on a kernel with an older Landlock (tests); 0 = use what there is."""
+
+    def confinement(self, spec: LaunchSpec, home: str) -> dict[str, Any]:
+        """Read the system and the interpreter; write the workspace, a private temporary folder and the sockets."""
+        shared_memory = ["/dev/shm"] if spec.uid is not None else []  # everybody's: only for an own user
+        result = {
+            "landlock": "require",
+            "landlock_abi": self.pretend_abi,
+            "read_only": [*_SYSTEM, KERNEL_PACKAGE, *python_roots()],
+            "writable": [spec.workspace, home, self.run_folder(spec), *shared_memory],
+            "devices": list(DEVICES),
+            "own_proc": True,
+        }
+        if not shared_memory:
+            variables = environment(spec.limits.cpus, home)
+            result["environment"] = {**variables, "JOBLIB_MULTIPROCESSING": "0"}
+        return result
