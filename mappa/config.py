@@ -15,7 +15,7 @@ from mappa.errors import CheckpointError, ConfigError, MappaError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 ASSETS = Path(__file__).resolve().parent / "assets"
-SETTINGS = {"name", "seed", "resume"}
+SETTINGS = {"name", "seed", "threads", "resume"}
 """Top-level keys that are plain values; every other one is a part (a mapping)."""
 PARTS = {
     *("paths", "task", "team", "model", "engine", "judge", "credit", "sandbox", "trainer", "callbacks", "logger"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.config import CONF, check, last_checkpoint, quiet, register_resolvers, run_guarded
+from mappa.config import CONF, check, last_checkpoint, register_resolvers, run_guarded
 from mappa.errors import ConfigError
 
 _WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
@@ -37,15 +37,13 @@ def evaluate(argv: list[str]) -> Path:
     validation["limit"] = None if words["limit"] == "null" else int(words["limit"])
     check(cfg)
 
-    quiet()
-    import lightning
     from hydra.utils import instantiate
 
     from callbacks.progress import ProgressCallback
     from callbacks.summary import SummaryCallback
-    from mappa.train import build
+    from mappa.train import build, prepare
 
-    lightning.seed_everything(cfg.seed, verbose=False)
+    prepare(cfg)
     data, module = build(cfg, training=False)
     try:
         if words["adapters"] != "none":

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from mappa.module import TeamModule
 
 
+def prepare(cfg: DictConfig) -> None:
+    """What concerns the whole process: logging, threads, seed."""
+    quiet()
+    import lightning
+    import torch
+
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    lightning.seed_everything(cfg.seed, verbose=False)
+
+
 def build(cfg: DictConfig, training: bool = True) -> tuple[RolloutDataModule, TeamModule]:
     """Data module and module of a configuration. Cheap checks come before anything slow.
 
@@ -51,11 +62,9 @@ def train(cfg: DictConfig) -> Path:
 
         check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
 
-    quiet()
-    import lightning
     from hydra.utils import instantiate
 
-    lightning.seed_everything(cfg.seed, verbose=False)
+    prepare(cfg)
     data, module = build(cfg)
     try:
         module.adapters_from = checkpoint / "adapters" if checkpoint else None

@@ -46,6 +46,8 @@ class Judge(Protocol):
     id: str
     """Names judge, model and prompts: changes whenever verdicts could."""
     when: When
+    fatal: str | None
+    """Why it cannot be used any more; whoever runs it stops the run. None as long as it can."""
 
     async def start(self) -> None:
         """Check that the judge can be used (one call at most) before the first rollout.
@@ -54,7 +56,13 @@ class Judge(Protocol):
             JudgeError: it never can be: wrong key, unknown model.
         """
 
+    async def announce(self, actions: int) -> None:
+        """Told before the first of about `actions` scores: a paid judge says what they may cost."""
+
     async def score(self, evidence: Evidence) -> Verdict: ...
+
+    async def flush(self) -> None:
+        """Force all verdicts so far through to the disk, before something is trained on them."""
 
     async def close(self) -> None: ...
 
@@ -63,9 +71,16 @@ class BaseJudge:
     """Defaults for judges without connections."""
 
     when = When.ACTION
+    fatal: str | None = None
 
     async def start(self) -> None:
         """Nothing to check by default."""
+
+    async def announce(self, actions: int) -> None:
+        """Nothing to pay by default."""
+
+    async def flush(self) -> None:
+        """Nothing to write by default."""
 
     async def close(self) -> None:
         """Nothing to release by default."""

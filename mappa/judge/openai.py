@@ -191,6 +191,12 @@ class OpenAIJudge(BaseJudge):
         except sqlite3.Error as error:
             raise JudgeError(f"judge ledger {self._books.path}: {error}") from None
 
+    async def announce(self, actions: int) -> None:
+        """Say what about `actions` scores may cost; `expected_actions` knows better if it is set."""
+        if self.mode is not Mode.REPLAY:
+            self.expected_actions = self.expected_actions or actions
+            log.log(*await self._forecast())
+
     async def score(self, evidence: Evidence) -> Verdict:
         """The judge's word on one action; without a score if there is none to be had."""
         messages = self._prompt.messages(evidence, self._sees_ground_truth)

@@ -1,0 +1,108 @@
+"""How far a judge can be trusted, from one rollout's verdicts: saturation, bias between strata, agreement with grades.
+
+Pure. The paper's judge favoured regression tasks by up to 1.8 of 10 points, and the policy learnt to please it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from mappa.types import Episode, Verdict
+
+MIN_ACTIONS = 8
+"""Fewest judged actions from which a stratum's mean or a saturation is worth a warning."""
+
+
+def judge_metrics(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> dict[str, float]:
+    """Numbers under `judge/`; scores on 0-10, shares on 0-1, seconds, dollars. What nothing supports is left out."""
+    actions = [action for episode in episodes for action in episode.actions]
+    known = [verdicts[action.id] for action in actions if action.id in verdicts]
+    paid = [verdict for verdict in known if not verdict.cached]
+    scores = scores_by_agent(episodes, verdicts)
+    every = [score for values in scores.values() for score in values]
+    numbers = {"judge/actions": float(len(actions)), "judge/cost": sum(verdict.cost for verdict in paid)}
+    if actions:
+        numbers["judge/unjudged"] = 1.0 - len(every) / len(actions)
+        numbers["judge/cached"] = sum(verdict.cached for verdict in known) / len(actions)
+    if latencies := [verdict.seconds for verdict in paid if verdict.seconds > 0]:
+        numbers["judge/seconds"] = statistics.fmean(latencies)
+        numbers["judge/seconds_max"] = max(latencies)
+    if every:
+        numbers["judge/score"] = statistics.fmean(every)
+    for agent, values in scores.items():
+        numbers[f"judge/{agent}/at_0"] = values.count(0.0) / len(values)
+        numbers[f"judge/{agent}/at_10"] = values.count(10.0) / len(values)
+    strata = _scores_by_kind(episodes, verdicts)
+    for kind, values in strata.items():
+        numbers[f"judge/stratum/{kind}"] = statistics.fmean(values)
+    if len(strata) > 1:
+        means = [statistics.fmean(values) for values in strata.values()]
+        numbers["judge/stratum_gap"] = max(means) - min(means)
+    pairs = _with_grades(episodes, verdicts)
+    if len(pairs) > 2 and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
+        numbers["judge/grade_correlation"] = statistics.correlation(*zip(*pairs, strict=True))
+    return numbers
+
+
+def scores_by_agent(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> dict[str, list[float]]:
+    """Scores of all judged actions."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        for action in episode.actions:
+            if (score := _score(verdicts, action.id)) is not None:
+                scores[action.agent].append(score)
+    return dict(scores)
+
+
+def score_counts(scores: Sequence[float]) -> list[int]:
+    """How many scores round to 0, 1, ..., 10."""
+    counts = Counter(int(score + 0.5) for score in scores)
+    return [counts[score] for score in range(11)]
+
+
+def warnings(
+    episodes: Sequence[Episode], verdicts: Mapping[str, Verdict], max_saturation: float, max_gap: float
+) -> list[str]:
+    """One line for each bound that is passed, where there are enough actions to say so."""
+    lines = []
+    for agent, values in scores_by_agent(episodes, verdicts).items():
+        for end in (0.0, 10.0):
+            share = values.count(end) / len(values)
+            if len(values) >= MIN_ACTIONS and share > max_saturation:
+                lines.append(
+                    f"the judge gave {share:.0%} of agent {agent}'s actions a {end:.0f}: such scores teach nothing"
+                )
+    strata = _scores_by_kind(episodes, verdicts)
+    means = {kind: statistics.fmean(values) for kind, values in strata.items() if len(values) >= MIN_ACTIONS}
+    if len(means) > 1:
+        low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        if (gap := means[high] - means[low]) > max_gap:
+            lines.append(
+                f"the judge scores {high} tasks {gap:.1f} points above {low} tasks: a team may learn to please it"
+            )
+    return lines
+
+
+def _score(verdicts: Mapping[str, Verdict], action_id: str) -> float | None:
+    verdict = verdicts.get(action_id)
+    return None if verdict is None else verdict.score
+
+
+def _scores_by_kind(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> dict[str, list[float]]:
+    by_kind: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        scores = [_score(verdicts, action.id) for action in episode.actions]
+        by_kind[episode.task.kind] += [score for score in scores if score is not None]
+    return {kind: values for kind, values in sorted(by_kind.items()) if values}
+
+
+def _with_grades(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> list[tuple[float, float]]:
+    """(mean score of the episode's judged actions, the task's own grade) of each graded episode."""
+    pairs = []
+    for episode in episodes:
+        scores = [s for action in episode.actions if (s := _score(verdicts, action.id)) is not None]
+        if scores and episode.grade is not None:
+            pairs.append((statistics.fmean(scores), episode.grade.score))
+    return pairs

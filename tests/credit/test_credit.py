@@ -1,0 +1,128 @@
+"""Credit schemes against literal numbers and an independent implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mappa.credit.base import EPS, moments
+from mappa.credit.grpo import GRPO
+from mappa.credit.reinforce_pp import ReinforcePP, returns
+from mappa.credit.reinforce_pp_baseline import ReinforcePPBaseline
+from mappa.errors import ConfigError
+from mappa.types import StopReason
+from tests.conftest import make_sample
+
+
+def alone(value):
+    return [value]
+
+
+def test_returns_literal():
+    # r = 0.8, beta = 0.1, kappa = [1, 2, 3]: sums from t on are 6, 5, 3
+    value = returns(0.8, 3, torch.tensor([1.0, 2.0, 3.0]), 0.1)
+    assert torch.allclose(value, torch.tensor([0.2, 0.3, 0.5]))
+
+
+def test_reinforce_pp_literal():
+    # rewards 1 (one token) and 0 (three tokens): token mean 0.25, variance 0.1875
+    samples = [make_sample(1.0, completion=1, name="a"), make_sample(0.0, completion=3, name="b")]
+    first, second = ReinforcePP(beta=0.0).advantages(samples, [None, None], alone).advantages
+    std = 0.1875**0.5 + EPS
+    assert first.tolist() == pytest.approx([0.75 / std])
+    assert second.tolist() == pytest.approx([-0.25 / std] * 3)
+
+
+def test_two_actions_of_one_agent_in_one_episode_get_their_own_advantages():
+    samples = [make_sample(0.9, name="e/0", turn=0), make_sample(0.1, name="e/1", turn=1)]
+    first, second = ReinforcePP(beta=0.0).advantages(samples, [None, None], alone).advantages
+    assert first.min() > 0.9
+    assert second.max() < -0.9
+
+
+def test_whitening_is_per_agent():
+    samples = [
+        make_sample(1.0, agent="a", name="1"),
+        make_sample(0.8, agent="a", name="2"),
+        make_sample(0.2, agent="b", name="3"),
+        make_sample(0.0, agent="b", name="4"),
+    ]
+    values = [v.mean().item() for v in ReinforcePP(beta=0.0).advantages(samples, [None] * 4, alone).advantages]
+    assert values == pytest.approx([1, -1, 1, -1], abs=2e-3)
+    pooled = [v.mean().item() for v in ReinforcePP(0.0, scope="team").advantages(samples, [None] * 4, alone).advantages]
+    assert pooled[1] > 0 > pooled[2]
+
+
+def test_normalize_by_stratum_removes_the_judges_bias_for_a_kind_of_task():
+    samples = [make_sample(r, kind=k, name=str(i)) for i, (r, k) in enumerate([(0.9, "x"), (0.7, "x"), (0.4, "y"), (0.2, "y")])]
+    values = [
+        v.mean().item()
+        for v in ReinforcePP(0.0, normalize_by="stratum").advantages(samples, [None] * 4, alone).advantages
+    ]
+    assert values == pytest.approx([1, -1, 1, -1], abs=2e-3)
+
+
+def test_invalid_actions_enter_nothing():
+    valid = [make_sample(1.0, name="a"), make_sample(0.0, name="b")]
+    junk = [make_sample(None, name="c"), make_sample(0.3, stop=StopReason.LENGTH, name="d")]
+    credited = ReinforcePP().advantages([*valid, *junk], [torch.zeros(3), torch.zeros(3), None, None], alone)
+    assert credited.advantages[2] is None
+    assert credited.advantages[3] is None
+    without = ReinforcePP().advantages(valid, [torch.zeros(3)] * 2, alone).advantages
+    assert torch.equal(credited.advantages[0], without[0])
+
+
+def test_baseline_literal():
+    # groups (t1) 1.0, 0.0 -> +-0.5 and (t2) 0.6, 0.6 -> 0, 0; whitened by std sqrt(0.125) over equal lengths
+    samples = [make_sample(r, task=t, name=f"{t}{i}") for i, (r, t) in enumerate([(1.0, "t1"), (0.0, "t1"), (0.6, "t2"), (0.6, "t2")])]
+    values = [v[0].item() for v in ReinforcePPBaseline().advantages(samples, [None] * 4, alone).advantages]
+    assert values == pytest.approx([2**0.5, -(2**0.5), 0, 0], abs=1e-3)
+
+
+def test_grpo_literal():
+    # group 1.0, 0.5, 0.0: mean 0.5, std sqrt(1/6)
+    samples = [make_sample(r, name=str(r)) for r in (1.0, 0.5, 0.0)]
+    values = [v[0].item() for v in GRPO().advantages(samples, [None] * 3, alone).advantages]
+    assert values == pytest.approx([1.2247, 0.0, -1.2247], abs=1e-3)
+
+
+def test_groups_keep_turns_apart():
+    samples = [make_sample(1.0, turn=0, name="a"), make_sample(0.0, turn=1, name="b")]
+    values = [v[0].item() for v in GRPO().advantages(samples, [None] * 2, alone).advantages]
+    assert values == [0.0, 0.0]
+
+
+def test_against_an_independent_implementation():
+    """numpy, one flat vector of tokens, straight from the paper's equations."""
+    rng = np.random.default_rng(0)
+    lengths, rewards = rng.integers(1, 9, 20), rng.random(20)
+    kls = [rng.normal(size=n).astype(np.float32) for n in lengths]
+    samples = [make_sample(float(r), completion=int(n), name=str(i)) for i, (r, n) in enumerate(zip(rewards, lengths, strict=True))]
+    ours = ReinforcePP(beta=0.05).advantages(samples, [torch.from_numpy(k) for k in kls], alone).advantages
+    raw = [np.array([r - 0.05 * k[t:].sum() for t in range(len(k))]) for r, k in zip(rewards, kls, strict=True)]
+    flat = np.concatenate(raw)
+    expected = (flat - flat.mean()) / (flat.std() + EPS)
+    assert torch.cat(ours).numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_ranks_give_the_moments_of_one():
+    values = [("a", torch.tensor([0.1, 0.7])), ("a", torch.tensor([0.3])), ("b", torch.tensor([5.0]))]
+    parts: list = []
+    moments(values[:1], lambda mine: parts.append(mine) or [mine])
+    moments(values[1:], lambda mine: parts.append(mine) or [mine])
+    one = moments(values, alone)
+    assert moments([], lambda mine: parts) == one
+    assert moments([], lambda mine: parts[::-1]) == one
+
+
+def test_a_constant_reward_gives_no_advantage():
+    samples = [make_sample(0.7, name=str(i)) for i in range(5)]
+    noise = [torch.full((3,), 1e-7 * i) for i in range(5)]
+    values = torch.cat(ReinforcePP().advantages(samples, noise, alone).advantages)
+    assert values.abs().max() < 1e-3
+
+
+def test_bad_scope_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"agent\|team"):
+        ReinforcePP(scope="galaxy")
