@@ -1,0 +1,54 @@
+"""Literal token lists and masks, so that a reader can check them by eye."""
+
+from __future__ import annotations
+
+import torch
+
+from mappa.batch import Row, collate, cut_micro_batches, cut_updates
+from tests.conftest import make_sample
+
+
+def row(name: str, prompt: int = 2, completion: int = 3, agent: str = "solver") -> Row:
+    sample = make_sample(0.5, name=name, prompt=prompt, completion=completion, agent=agent)
+    return Row(sample, torch.arange(1.0, completion + 1))
+
+
+def test_collate_literal():
+    batch = collate("solver", [row("a", 2, 3), row("b", 1, 2)], pad_id=0)
+    assert batch.input_ids_BT.tolist() == [[3, 4, 10, 11, 12], [3, 10, 11, 0, 0]]
+    assert batch.loss_mask_BT.tolist() == [[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]]
+    assert batch.advantages_BT.tolist() == [[0, 0, 1, 2, 3], [0, 1, 2, 0, 0]]
+    assert batch.engine_logprobs_BT.tolist() == [[0, 0, -0.5, -0.5, -0.5], [0, -0.5, -0.5, 0, 0]]
+    assert batch.old_logprobs_BT is None
+
+
+def test_an_empty_micro_batch_carries_no_loss():
+    batch = collate("solver", [], pad_id=7)
+    assert batch.input_ids_BT.tolist() == [[7, 7]]
+    assert batch.loss_mask_BT.sum() == 0
+
+
+def test_micro_batches_respect_the_budget_padding_included():
+    rows = [row(str(i), prompt=p, completion=1) for i, p in enumerate([9, 4, 3, 9, 1])]
+    cut = cut_micro_batches(rows, token_budget=20)
+    assert [[r.length for r in part] for part in cut] == [[10, 10], [5, 4, 2]]
+    assert sorted(r.sample.action.id for part in cut for r in part) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_row_over_the_budget_is_kept():
+    cut = cut_micro_batches([row("a", 50), row("b", 2)], token_budget=10)
+    assert [len(part) for part in cut] == [1, 1]
+
+
+def test_updates_partition_the_rows_evenly_per_agent():
+    rows = [row(f"{agent}{i}", agent=agent) for agent in ("a", "b") for i in range(5)]
+    steps = cut_updates(rows, 2, seed=1)
+    names = [sorted(r.sample.action.id for r in step) for step in steps]
+    assert sorted(names[0] + names[1]) == sorted(r.sample.action.id for r in rows)
+    assert [sum(n.startswith("a") for n in step) for step in names] == [3, 2]
+    assert cut_updates(rows, 2, seed=1) == steps
+    assert cut_updates(rows, 2, seed=2) != steps
+
+
+def test_fewer_rows_than_updates_leave_empty_steps():
+    assert [len(step) for step in cut_updates([row("a")], 3, seed=0)] == [1, 0, 0]

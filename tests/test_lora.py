@@ -1,0 +1,112 @@
+"""Adapters on one base: each trains when and only when it should; PEFT loads what we save."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from peft import PeftModel
+
+from mappa.config import ASSETS
+from mappa.errors import CheckpointError
+from mappa.lora import Adapters
+from mappa.model import Model
+
+AGENTS = ("solver", "executor", "verifier")
+
+
+@pytest.fixture
+def adapters() -> Adapters:
+    return Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=4, alpha=8, seed=1)
+
+
+def base_hash(adapters: Adapters) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in adapters.model.named_parameters():
+        if "lora_" not in name:
+            digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights(adapters: Adapters) -> dict[str, torch.Tensor]:
+    return {agent: torch.cat([p.detach().flatten() for p in adapters.parameters(agent)]).clone() for agent in AGENTS}
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 13).unsqueeze(0)).logits
+
+
+def perturb(adapters: Adapters) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for agent in AGENTS:
+            for parameter in adapters.parameters(agent):
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+def test_each_adapter_trains_when_and_only_when_it_is_selected(adapters: Adapters):
+    optimizers = {agent: torch.optim.SGD(adapters.parameters(agent), lr=1.0) for agent in AGENTS}
+    frozen = base_hash(adapters)
+    for agent in ("executor", "verifier", "solver"):
+        before = weights(adapters)
+        adapters.select(agent)
+        adapters.model(input_ids=torch.arange(3, 13).unsqueeze(0)).logits.square().mean().backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        after = weights(adapters)
+        changed = {name for name in AGENTS if not torch.equal(before[name], after[name])}
+        assert changed == {agent}
+    assert base_hash(adapters) == frozen
+
+
+def test_selecting_never_takes_requires_grad_away(adapters: Adapters):
+    adapters.select("verifier")
+    assert all(p.requires_grad for agent in AGENTS for p in adapters.parameters(agent))
+    assert all(not p.requires_grad for name, p in adapters.model.named_parameters() if "lora_" not in name)
+
+
+def test_adapters_share_no_parameter_and_cover_all_of_lora(adapters: Adapters):
+    mine = [id(p) for agent in AGENTS for p in adapters.parameters(agent)]
+    assert len(mine) == len(set(mine)) == sum("lora_" in name for name, _ in adapters.model.named_parameters())
+
+
+def test_disabled_is_the_base(adapters: Adapters):
+    expected = logits(Model(str(ASSETS / "tiny"), "float32").load())
+    perturb(adapters)
+    with adapters.disabled():
+        assert torch.equal(logits(adapters.model), expected)
+    assert not torch.allclose(logits(adapters.model), expected)
+
+
+def test_round_trip_and_stock_peft(adapters: Adapters, tmp_path):
+    perturb(adapters)
+    adapters.save(tmp_path, version=7)
+    fresh = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=4, alpha=8, seed=2)
+    assert fresh.fingerprint() != adapters.fingerprint()
+    fresh.load(tmp_path)
+    assert fresh.fingerprint() == adapters.fingerprint()
+    for agent in AGENTS:
+        stock = PeftModel.from_pretrained(Model(str(ASSETS / "tiny"), "float32").load(), tmp_path / agent).eval()
+        adapters.select(agent)
+        with adapters.evaluating():
+            assert torch.allclose(logits(stock), logits(adapters.model), atol=1e-6)
+
+
+def test_a_wrong_rank_is_refused_before_weights_are_read(adapters: Adapters, tmp_path):
+    adapters.save(tmp_path, version=0)
+    other = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=8)
+    with pytest.raises(CheckpointError, match=r"has rank 4, but lora.rank=8; set lora.rank=4"):
+        other.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no adapter for agent 'judge'"):
+        Adapters(Model(str(ASSETS / "tiny"), "float32").load(), ("judge",), rank=4).load(tmp_path)
+
+
+def test_initial_weights_are_a_function_of_seed_and_name(adapters: Adapters):
+    torch.manual_seed(123)
+    again = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=4, alpha=8, seed=1)
+    assert again.fingerprint() == adapters.fingerprint()
+    first, second, _ = weights(adapters).values()
+    assert not torch.equal(first, second)
