@@ -18,7 +18,7 @@ from sandbox.isolation import IsolationLevel
 from sandbox.limits import ResourceLimits
 from sandbox.live import LiveKernel
 from sandbox.provisioners.base import LaunchSpec
-from sandbox.provisioners.choice import Choice, candidates, refusal
+from sandbox.provisioners.choice import Choice, candidates, prepare, refusal
 from sandbox.result import DEFAULT_TEXT_CHARS
 from sandbox.session import Counters, KernelSession
 from sandbox.users import pick_user, user_base
@@ -63,6 +63,7 @@ class KernelPool:
         """
         self.limits = limits or ResourceLimits()
         self.counters = Counters()
+        self._provisioner = provisioner
         self._candidates = candidates(provisioner, IsolationLevel(require), allow_unsafe)
         self._require, self._preload, self._freeze = IsolationLevel(require), tuple(preload), freeze
         self._text_chars, self._base_dir, self._max_kernels, self._warm = observation_chars, base_dir, max_kernels, warm
@@ -94,14 +95,14 @@ class KernelPool:
         try:
             for candidate in self._candidates:
                 try:
-                    self._choice = await candidate.prepare(self._folder.path, self._preload, self.limits)
+                    self._choice = await prepare(candidate, self._folder.path, self._preload)
                     self._ready.append(await self._open())
                     break
                 except (KernelStartError, OSError) as error:
-                    reasons.append(f"{candidate.name}: {str(error).splitlines()[0]}")
+                    reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
                     await self._drop_choice()
             else:
-                raise refusal(self._require, reasons)
+                raise refusal(self._provisioner, self._require, reasons)
         except BaseException:
             await self.close()
             raise
@@ -135,6 +136,7 @@ class KernelPool:
     async def _drop_choice(self) -> None:
         if self._choice is not None:
             await self._choice.close()
+            self._choice = None
 
     async def __aenter__(self) -> KernelPool:
         """Start."""

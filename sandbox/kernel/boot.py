@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from .hardening import harden
@@ -13,6 +14,10 @@ def main(role: str, argument: str) -> None:
     if role == "kernel":
         with open(argument, encoding="utf-8") as file:
             become_kernel(KernelPolicy.from_json(file.read()))
+    elif role == "forkserver":
+        from .forkserver import serve
+
+        serve(json.loads(argument))
     else:
         raise SystemExit(f"unknown role {role!r}")
 

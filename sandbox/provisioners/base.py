@@ -301,6 +301,7 @@ def environment(cpus: int, home: str) -> dict[str, str]:
         "MPLBACKEND": "agg",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "MALLOC_ARENA_MAX": "2",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas imports pyarrow: no thread before a fork
         "NUMEXPR_MAX_THREADS": str(cpus),
         "LOKY_MAX_CPU_COUNT": str(cpus),
         **threads,

@@ -1,0 +1,80 @@
+"""For forked kernels: namespaces and mounts of their own, as bubblewrap would make them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+from typing import NoReturn
+
+from . import libc
+from .policy import KernelPolicy
+
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+_TMPFS = libc.MS_NOSUID | libc.MS_NODEV
+
+
+def enter_namespaces(policy: KernelPolicy) -> None:
+    """Returns in a grandchild, inside new pid, net, ipc, uts and mount namespaces.
+
+    The calling process stays outside as their monitor and ends when they end; its child is pid 1 inside,
+    whose death the system turns into the death of everything there. Raises OSError.
+    """
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _unshare(policy)
+    init = os.fork()
+    if init:
+        _wait_for(init)
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _loopback_up()
+    _mount(policy)
+    kernel = os.fork()
+    if kernel:
+        libc.drop_capabilities()
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _wait_for(kernel)
+
+
+def _unshare(policy: KernelPolicy) -> None:
+    flags = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWNET | libc.CLONE_NEWUTS
+    if policy.uid is not None:
+        libc.unshare(flags)
+        return
+    uid, gid = os.getuid(), os.getgid()
+    libc.unshare(flags | libc.CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def _mount(policy: KernelPolicy) -> None:
+    libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
+    kept = [(root, os.open(root, os.O_PATH)) for root in policy.visible_roots]
+    size = f"mode=1777,size={policy.tmp_bytes}"
+    libc.mount("tmpfs", "/tmp", "tmpfs", _TMPFS, size)
+    for root, fd in kept:
+        os.makedirs(root, 0o755)
+        libc.mount(f"/proc/self/fd/{fd}", root, flags=libc.MS_BIND)
+        os.close(fd)
+    libc.mount("tmpfs", "/dev/shm", "tmpfs", _TMPFS, size)
+    for source, target in policy.mounts.items():
+        libc.mount(source, target, flags=libc.MS_BIND)
+    libc.mount("proc", "/proc", "proc", _TMPFS | libc.MS_NOEXEC)
+    libc.mount("tmpfs", "/pool", "tmpfs", _TMPFS, "mode=0555,size=4096")  # covers the other kernels' folders
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _wait_for(child: int) -> NoReturn:
+    """Collect the dead until `child` is among them, then end as it did."""
+    os.closerange(0, 3)
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
