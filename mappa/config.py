@@ -85,6 +85,19 @@ def _bind(where: str, node: Mapping[str, Any]) -> None:
         raise ConfigError(f"'{where}.{key}' is missing; {target} needs it")
 
 
+def make(node: Any, *args: Any, **kwargs: Any) -> Any:
+    """`hydra.utils.instantiate`, but a part's own one-line error comes out as it is."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node, *args, **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MappaError):
+            raise error.__cause__ from None
+        raise
+
+
 def last_checkpoint(run: str | Path) -> Path:
     """The newest complete checkpoint of a run folder.
 

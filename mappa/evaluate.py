@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.config import CONF, check, last_checkpoint, register_resolvers, run_guarded
+from mappa.config import CONF, check, last_checkpoint, make, register_resolvers, run_guarded
 from mappa.errors import ConfigError
 
 _WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
@@ -37,8 +37,6 @@ def evaluate(argv: list[str]) -> Path:
     validation["limit"] = None if words["limit"] == "null" else int(words["limit"])
     check(cfg)
 
-    from hydra.utils import instantiate
-
     from callbacks.progress import ProgressCallback
     from callbacks.summary import SummaryCallback
     from mappa.train import build, prepare
@@ -49,12 +47,12 @@ def evaluate(argv: list[str]) -> Path:
         if words["adapters"] != "none":
             module.adapters_from = checkpoint / "adapters"
         callbacks = [
-            instantiate(validation),
+            make(validation),
             ProgressCallback(),
             SummaryCallback(str(folder / "summary.json"), cfg.name),
         ]
         settings = OmegaConf.merge(cfg.trainer, {"limit_train_batches": 0, "enable_checkpointing": False})
-        trainer = instantiate(settings, callbacks=callbacks, logger=False)
+        trainer = make(settings, callbacks=callbacks, logger=False)
         trainer.fit(module, data)
     finally:
         data.close()

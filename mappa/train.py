@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from mappa.config import CONF, check, last_checkpoint, quiet, register_resolvers, resume_arguments, run_guarded
+from mappa.config import CONF, check, last_checkpoint, make, quiet, register_resolvers, resume_arguments, run_guarded
 
 if TYPE_CHECKING:
     from mappa.data import RolloutDataModule
@@ -36,20 +36,14 @@ def build(cfg: DictConfig, training: bool = True) -> tuple[RolloutDataModule, Te
     Raises:
         MappaError: one line that says what is wrong.
     """
-    from hydra.utils import instantiate
-
-    model = instantiate(cfg.model)
+    model = make(cfg.model)
     model.check()
-    task_set, team = instantiate(cfg.task), instantiate(cfg.team, _convert_="all")
+    task_set, team = make(cfg.task), make(cfg.team, _convert_="all")
     if training:
         task_set.train()
     task_set.validation()
-    data = instantiate(cfg.data)(
-        task_set=task_set, team=team, engine=instantiate(cfg.engine), pool=instantiate(cfg.sandbox)
-    )
-    module = instantiate(cfg.module)(
-        model=model, lora=instantiate(cfg.lora), agents=list(team.agents), credit=instantiate(cfg.credit)
-    )
+    data = make(cfg.data)(task_set=task_set, team=team, engine=make(cfg.engine), pool=make(cfg.sandbox))
+    module = make(cfg.module)(model=model, lora=make(cfg.lora), agents=list(team.agents), credit=make(cfg.credit))
     return data, module
 
 
@@ -62,14 +56,12 @@ def train(cfg: DictConfig) -> Path:
 
         check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
 
-    from hydra.utils import instantiate
-
     prepare(cfg)
     data, module = build(cfg)
     try:
         module.adapters_from = checkpoint / "adapters" if checkpoint else None
-        callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values()]
-        trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
+        callbacks = [make(callback, _convert_="all") for callback in cfg.callbacks.values()]
+        trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger))
         trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
     finally:
         data.close()
@@ -78,6 +70,10 @@ def train(cfg: DictConfig) -> Path:
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _main(cfg: DictConfig) -> None:
+    run_guarded(lambda: _report(cfg))
+
+
+def _report(cfg: DictConfig) -> None:
     folder = train(cfg)
     print(folder)  # noqa: T201 the command's last line
 

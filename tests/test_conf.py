@@ -1,0 +1,134 @@
+"""Every shipped configuration composes, and every key of it is an argument of what it builds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from mappa.config import CONF, check, last_checkpoint, resume_arguments
+from mappa.errors import CheckpointError, ConfigError
+from mappa.train import train
+from tests.conftest import REPO, compose_config
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+GROUPS = ("team", "task", "engine", "judge", "credit", "sandbox", "model", "trainer", "callbacks", "logger", "paths")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch):
+    for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "unused")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_binds(name: str, tmp_path: Path):
+    check(compose_config([f"+experiment={name}"], tmp_path))
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert len(lines) < 40
+    assert any(f"+experiment={name}" in line for line in lines[:4])
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_binds(group: str, option: str, tmp_path: Path):
+    check(compose_config(["+experiment=quickstart", f"{group}={option}"], tmp_path))
+
+
+@pytest.mark.parametrize("mode", sorted(path.stem for path in (CONF / "debug").glob("*.yaml")))
+def test_every_debug_mode_composes_and_binds(mode: str, tmp_path: Path):
+    check(compose_config(["+experiment=quickstart", f"+debug={mode}"], tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+data.tasks_per_epok=3", r"unknown key 'data.tasks_per_epok'; mappa.data.RolloutDataModule takes: .*tasks_per_epoch"),
+        ("+sede=1", r"unknown configuration key 'sede'; available: .*seed"),
+        ("+callbacks.judge.jugde=1", "unknown key 'callbacks.judge.jugde'"),
+        ("+module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.loss.LossConfig takes"),
+        ("engine._target_=mappa.engine.hf.Nope", "engine._target_=mappa.engine.hf.Nope cannot be imported"),
+        ("~engine.max_batch", None),
+    ],
+)
+def test_a_misspelt_key_fails_although_hydra_merges_it(override: str, message: str | None, tmp_path: Path):
+    cfg = compose_config(["+experiment=quickstart", override], tmp_path)
+    if message is None:
+        check(cfg)
+    else:
+        with pytest.raises(ConfigError, match=message):
+            check(cfg)
+
+
+def test_a_missing_choice_lists_what_is_available(tmp_path: Path):
+    with pytest.raises(ConfigCompositionException, match="(?s)You must specify 'task'.*arithmetic"):
+        compose_config([], tmp_path)
+
+
+def test_an_unknown_experiment_lists_what_is_available(tmp_path: Path):
+    from hydra.errors import MissingConfigException
+
+    with pytest.raises(MissingConfigException, match="(?s)experiment/nope.*quickstart"):
+        compose_config(["+experiment=nope"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.path=/no/such/model"], "model.path=/no/such/model is not a model folder"),
+        (["resume=/no/such/run"], "/no/such/run is not a run folder"),
+        (["team.agents.solver.max_tokens=5000"], "max_tokens=5000 leaves no room for the prompt"),
+        (["data.temperature=0"], "data.temperature=0 .*must be > 0"),
+        (["data.samples_per_task=0"], "must be >= 1"),
+        (["judge.rules.solver=haiku"], "unknown rule 'haiku'; available: draft, code, report"),
+        (["team.agents.solver.prompt='{{nope}}'"], "unknown placeholder {{nope}}"),
+    ],
+)
+def test_bad_input_is_one_clear_line(overrides: list[str], message: str, tmp_path: Path):
+    with pytest.raises((ConfigError, CheckpointError), match=message) as caught:
+        train(compose_config(["+experiment=quickstart", *overrides], tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_resume_alone_means_the_runs_own_configuration(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        resume_arguments([f"resume={tmp_path}"])
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("{}")
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        resume_arguments([f"resume={tmp_path}"])
+    for epoch in (9, 10):
+        (tmp_path / "checkpoints" / f"epoch={epoch}").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "partial-epoch=11").mkdir()
+    assert last_checkpoint(tmp_path).name == "epoch=10"
+    assert "--config-name" in resume_arguments([f"resume={tmp_path}", "trainer.max_epochs=3"])
+    assert resume_arguments(["+experiment=quickstart", "seed=1"]) == ["+experiment=quickstart", "seed=1"]
+
+
+def test_secrets_come_from_the_environment_only():
+    for path in CONF.rglob("*.yaml"):
+        for key, value in _leaves(OmegaConf.to_container(OmegaConf.load(path), resolve=False)):
+            if key == "api_key" and value:
+                assert str(value).startswith("${oc.env:"), f"{path}: {key}"
+
+
+def _leaves(node, name=""):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, str(key))
+    else:
+        yield name, node
+
+
+def test_the_command_prints_one_line_for_a_user_error(tmp_path: Path):
+    command = [sys.executable, "-m", "mappa.train", "+experiment=quickstart", "model.path=/no/such/model"]
+    done = subprocess.run(
+        [*command, f"paths.outputs={tmp_path}"], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert lines == ["error: model.path=/no/such/model is not a model folder (no config.json in it)"]
