@@ -3,25 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
+from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
+from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, warnings
+from mappa.ranks import gather
 from mappa.rollout import Listener
 from mappa.types import Action, Episode, Task
 
+log = logging.getLogger(__name__)
+
 
 class JudgeCallback(Callback, Listener):
-    """Hands each finished training action to the judge at once, and its verdict to the data module."""
+    """Hands each finished training action to the judge at once, and its verdict to the data module.
 
-    def __init__(self, judge: Judge) -> None:
+    It watches the judge's health, and stops the run, with a checkpoint from before the epoch, when the judge cannot be
+    used any more or left too much of an epoch unjudged: resumed, the run has the same episodes judged again.
+    """
+
+    def __init__(
+        self, judge: Judge, max_unjudged: float = 0.5, max_saturation: float = 0.5, max_stratum_gap: float = 1.0
+    ) -> None:
+        """Bounds of one epoch.
+
+        Args:
+            judge: scores single actions.
+            max_unjudged: share of actions without a verdict past which training stops; 1.0 = never.
+            max_saturation: share of an agent's actions at 0, or at 10, past which there is a warning.
+            max_stratum_gap: points between the mean scores of two kinds of tasks past which there is a warning.
+        """
         self.judge = judge
+        self.health: dict[str, float] = {}
+        """`judge/...` numbers of the last epoch."""
+        self.histogram: dict[str, list[int]] = {}
+        """Agent -> how many of its actions were scored 0, 1, ..., 10 in the last epoch."""
+        self._max_unjudged = max_unjudged
+        self._max_saturation = max_saturation
+        self._max_stratum_gap = max_stratum_gap
+        self._cost = 0.0
         self._pending: list[asyncio.Task[None]] = []
         self._data = None
+        self._epochs = 1
+        self._announced = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._data = trainer.datamodule
+        self._epochs = max(1, trainer.max_epochs or 1)
         self._data.loop.run(self.judge.start())
+
+    async def on_rollout_start(self, purpose: str, episodes: int) -> None:
+        if purpose == "train" and not self._announced:
+            self._announced = True
+            epochs = max(1, self._epochs - self._data.epoch)
+            await self.judge.announce(episodes * len(self._data.team.agents) * epochs)
 
     async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
         if purpose == "train" and self.judge.when is When.ACTION:
@@ -33,12 +71,38 @@ class JudgeCallback(Callback, Listener):
                 self._submit(Evidence(episode.task, episode.actions, index, episode))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs before the module's hook of the same name, which needs the verdicts."""
+        """Runs before the module's hook of the same name, which needs the verdicts.
+
+        Raises:
+            JudgeError: the run has been stopped, after a checkpoint.
+        """
         with self._data.timed("judge"):
             self._data.loop.run(self._drain())
+        episodes, verdicts = self._data.everyone()
+        self.health = judge_metrics(episodes, verdicts)
+        self._cost += self.health["judge/cost"]
+        scores = scores_by_agent(episodes, verdicts)
+        self.histogram = {agent: score_counts(values) for agent, values in scores.items()}
+        pl_module.log_dict(self.health | {"judge/cost_so_far": self._cost}, on_step=False, on_epoch=True)
+        if trainer.is_global_zero:
+            self._draw(trainer, scores)
+            for line in warnings(episodes, verdicts, self._max_saturation, self._max_stratum_gap):
+                log.warning("%s", line)
+        self._stop_if_hopeless(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._data.loop.run(self.judge.close())
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning tears callbacks down only after a run without an error."""
+        if self._data is not None:
+            self._data.loop.run(self.judge.close())
+
+    def state_dict(self) -> dict[str, float]:
+        return {"cost": self._cost}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self._cost = state_dict["cost"]
 
     def _submit(self, evidence: Evidence) -> None:
         self._pending.append(asyncio.get_running_loop().create_task(self._score(evidence)))
@@ -49,3 +113,26 @@ class JudgeCallback(Callback, Listener):
     async def _drain(self) -> None:
         pending, self._pending = self._pending, []
         await asyncio.gather(*pending)
+        await self.judge.flush()
+
+    def _draw(self, trainer: Trainer, scores: dict[str, list[float]]) -> None:
+        """Score histograms, where the logger can draw them."""
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_histogram"):
+                edges = np.arange(12) - 0.5
+                for agent, values in scores.items():
+                    logger.experiment.add_histogram(f"judge/{agent}/scores", np.array(values), self._data.epoch, edges)
+
+    def _stop_if_hopeless(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All ranks stop together: the reason may be known to one of them only."""
+        reasons = [reason for reason in gather(self.judge.fatal) if reason is not None]
+        unjudged = self.health.get("judge/unjudged", 0.0)
+        if unjudged > self._max_unjudged:
+            why = next((v.reason for v in self._data.verdicts.values() if v.score is None and v.reason), "")
+            bound = f"max_unjudged={self._max_unjudged:g}"
+            reasons.append(f"{unjudged:.0%} of this epoch's actions are unjudged ({bound}){why and ': ' + why[:200]}")
+        if reasons:
+            trainer.should_stop = True
+            for checkpoint in trainer.checkpoint_callbacks:
+                checkpoint.on_train_epoch_end(trainer, pl_module)
+            raise JudgeError(f"{reasons[0]}; no update was made: mend it and resume this run")
