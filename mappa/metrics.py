@@ -71,7 +71,7 @@ def majority(votes: Sequence[str | None], scores: Sequence[float]) -> float:
 
 
 def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | None]) -> dict[str, dict[str, float]]:
-    """`avg@k`, and for k > 1 `pass@k` (k = 1, 2, 4, ... ) and `maj@k`, each with its interval over problems.
+    """`avg@k`, and for k > 1 `pass@2`, `pass@4`, ... up to k and `maj@k`, each with its interval over problems.
 
     Episodes that ended in an error count as wrong. A problem's episodes are all k of its attempts.
     """

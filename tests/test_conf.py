@@ -47,7 +47,10 @@ def test_every_debug_mode_composes_and_binds(mode: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+data.tasks_per_epok=3", r"unknown key 'data.tasks_per_epok'; mappa.data.RolloutDataModule takes: .*tasks_per_epoch"),
+        (
+            "+data.tasks_per_epok=3",
+            r"unknown key 'data.tasks_per_epok'; mappa.data.RolloutDataModule takes: .*tasks_per_epoch",
+        ),
         ("+sede=1", r"unknown configuration key 'sede'; available: .*seed"),
         ("+callbacks.judge.jugde=1", "unknown key 'callbacks.judge.jugde'"),
         ("+module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.loss.LossConfig takes"),

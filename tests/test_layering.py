@@ -62,6 +62,18 @@ def test_imports_point_down(path: Path):
 
 
 def test_the_top_level_holds_only_what_belongs_there():
-    listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout.split("\n")
+    listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     tops = {line.split("/")[0] for line in listed if line and not line.startswith(".")}
-    assert tops <= {"pyproject.toml", "README.md", "LICENSE", "mappa", "conf", "sandbox", "callbacks", "tests", "outputs"}
+    assert tops <= {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "mappa",
+        "conf",
+        "sandbox",
+        "callbacks",
+        "tests",
+        "outputs",
+    }

@@ -55,7 +55,9 @@ def test_whitening_is_per_agent():
 
 
 def test_normalize_by_stratum_removes_the_judges_bias_for_a_kind_of_task():
-    samples = [make_sample(r, kind=k, name=str(i)) for i, (r, k) in enumerate([(0.9, "x"), (0.7, "x"), (0.4, "y"), (0.2, "y")])]
+    samples = [
+        make_sample(r, kind=k, name=str(i)) for i, (r, k) in enumerate([(0.9, "x"), (0.7, "x"), (0.4, "y"), (0.2, "y")])
+    ]
     values = [
         v.mean().item()
         for v in ReinforcePP(0.0, normalize_by="stratum").advantages(samples, [None] * 4, alone).advantages
@@ -75,7 +77,10 @@ def test_invalid_actions_enter_nothing():
 
 def test_baseline_literal():
     # groups (t1) 1.0, 0.0 -> +-0.5 and (t2) 0.6, 0.6 -> 0, 0; whitened by std sqrt(0.125) over equal lengths
-    samples = [make_sample(r, task=t, name=f"{t}{i}") for i, (r, t) in enumerate([(1.0, "t1"), (0.0, "t1"), (0.6, "t2"), (0.6, "t2")])]
+    samples = [
+        make_sample(r, task=t, name=f"{t}{i}")
+        for i, (r, t) in enumerate([(1.0, "t1"), (0.0, "t1"), (0.6, "t2"), (0.6, "t2")])
+    ]
     values = [v[0].item() for v in ReinforcePPBaseline().advantages(samples, [None] * 4, alone).advantages]
     assert values == pytest.approx([2**0.5, -(2**0.5), 0, 0], abs=1e-3)
 
@@ -98,7 +103,10 @@ def test_against_an_independent_implementation():
     rng = np.random.default_rng(0)
     lengths, rewards = rng.integers(1, 9, 20), rng.random(20)
     kls = [rng.normal(size=n).astype(np.float32) for n in lengths]
-    samples = [make_sample(float(r), completion=int(n), name=str(i)) for i, (r, n) in enumerate(zip(rewards, lengths, strict=True))]
+    samples = [
+        make_sample(float(r), completion=int(n), name=str(i))
+        for i, (r, n) in enumerate(zip(rewards, lengths, strict=True))
+    ]
     ours = ReinforcePP(beta=0.05).advantages(samples, [torch.from_numpy(k) for k in kls], alone).advantages
     raw = [np.array([r - 0.05 * k[t:].sum() for t in range(len(k))]) for r, k in zip(rewards, kls, strict=True)]
     flat = np.concatenate(raw)

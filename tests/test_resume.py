@@ -1,0 +1,46 @@
+"""Killed anywhere and resumed = never killed, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import adapters, run, summary
+
+MINI = [
+    "+experiment=quickstart",
+    "+debug=fast",
+    "trainer.max_epochs=3",
+    "data.updates_per_epoch=2",
+    "sandbox.preload=[]",
+]
+MINI += ["callbacks.validation.limit=2"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert run(MINI, folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize("moment", ["rollout", "judging", "update", "checkpoint"])
+def test_kill_and_resume_is_bit_identical(moment: str, unbroken: Path, tmp_path: Path):
+    assert run(MINI, tmp_path, kill=moment) == -9
+    assert not (tmp_path / "checkpoints" / "epoch=2").exists()
+    assert run([*MINI, f"resume={tmp_path}"], tmp_path) == 0
+    assert adapters(tmp_path) == adapters(unbroken)
+    ours, theirs = summary(tmp_path), summary(unbroken)
+    for key in ("epochs", "accuracy_before", "accuracy_after", "reward_by_agent", "actions"):
+        assert ours[key] == theirs[key], key
+
+
+def test_epochs_do_train(unbroken: Path):
+    """Otherwise the test above could not fail."""
+    checkpoints = sorted((unbroken / "checkpoints").glob("epoch=*"))
+    assert [c.name for c in checkpoints] == ["epoch=2", "epoch=3"]
+    first, last = ({p.parent.name: p.read_bytes() for p in c.rglob("*.safetensors")} for c in checkpoints)
+    assert all(first[agent] != last[agent] for agent in ("solver", "executor", "verifier"))
+    assert not list(checkpoints[-1].rglob("model*.safetensors"))
+    assert sum(p.stat().st_size for p in checkpoints[-1].rglob("*") if p.is_file()) < 8_000_000
