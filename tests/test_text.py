@@ -11,7 +11,7 @@ def test_fill_is_one_pass_and_leaves_braces_alone():
 
 
 def test_an_unknown_placeholder_names_what_there_is():
-    with pytest.raises(ConfigError, match="unknown placeholder {{slover}}; available: solver, task"):
+    with pytest.raises(ConfigError, match=r"unknown placeholder {{slover}}; available: solver, task"):
         check_placeholders("{{slover}}", {"solver", "task"}, "agent")
 
 

@@ -208,7 +208,7 @@ def test_outcome_judge_gives_all_actions_of_an_episode_the_same(fitted):
 
 
 def test_golden_curve_of_ten_steps(mini: Callable[..., DictConfig], tmp_path: Path):
-    """Ten updates with every number pinned. To renew it after a change on purpose, delete the file and run this twice."""
+    """Ten updates with every number pinned; after a change on purpose delete the file and run this twice."""
     cfg = mini("trainer.max_epochs=10", "callbacks.validation.before=false", "data.tasks_per_epoch=1")
     cfg.callbacks = {"judge": cfg.callbacks.judge}
     folder = train(cfg)
