@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, warnings
-from mappa.ranks import gather
+from mappa.ranks import gather, world
 from mappa.rollout import Listener
 from mappa.types import Action, Episode, Task
 
@@ -26,7 +26,7 @@ class JudgeCallback(Callback, Listener):
     """
 
     def __init__(
-        self, judge: Judge, max_unjudged: float = 0.5, max_saturation: float = 0.5, max_stratum_gap: float = 1.0
+        self, judge: Judge, max_unjudged: float = 0.5, max_saturation: float = 0.8, max_stratum_gap: float = 1.0
     ) -> None:
         """Bounds of one epoch.
 
@@ -44,6 +44,7 @@ class JudgeCallback(Callback, Listener):
         self._max_unjudged = max_unjudged
         self._max_saturation = max_saturation
         self._max_stratum_gap = max_stratum_gap
+        self._warned: set[str] = set()
         self._cost = 0.0
         self._pending: list[asyncio.Task[None]] = []
         self._data = None
@@ -59,7 +60,7 @@ class JudgeCallback(Callback, Listener):
         if purpose == "train" and not self._announced:
             self._announced = True
             epochs = max(1, self._epochs - self._data.epoch)
-            await self.judge.announce(episodes * len(self._data.team.agents) * epochs)
+            await self.judge.announce(episodes * world()[1] * len(self._data.team.agents) * epochs)
 
     async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
         if purpose == "train" and self.judge.when is When.ACTION:
@@ -86,8 +87,7 @@ class JudgeCallback(Callback, Listener):
         pl_module.log_dict(self.health | {"judge/cost_so_far": self._cost}, on_step=False, on_epoch=True)
         if trainer.is_global_zero:
             self._draw(trainer, scores)
-            for line in warnings(episodes, verdicts, self._max_saturation, self._max_stratum_gap):
-                log.warning("%s", line)
+            self._warn(warnings(episodes, verdicts, self._max_saturation, self._max_stratum_gap))
         self._stop_if_hopeless(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -122,6 +122,12 @@ class JudgeCallback(Callback, Listener):
                 edges = np.arange(12) - 0.5
                 for agent, values in scores.items():
                     logger.experiment.add_histogram(f"judge/{agent}/scores", np.array(values), self._data.epoch, edges)
+
+    def _warn(self, lines: dict[str, str]) -> None:
+        """Say what was not said of the epoch before."""
+        for key in sorted(lines.keys() - self._warned):
+            log.warning("%s", lines[key])
+        self._warned = set(lines)
 
     def _stop_if_hopeless(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All ranks stop together: the reason may be known to one of them only."""

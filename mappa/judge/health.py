@@ -64,14 +64,14 @@ def score_counts(scores: Sequence[float]) -> list[int]:
 
 def warnings(
     episodes: Sequence[Episode], verdicts: Mapping[str, Verdict], max_saturation: float, max_gap: float
-) -> list[str]:
-    """One line for each bound that is passed, where there are enough actions to say so."""
-    lines = []
+) -> dict[str, str]:
+    """What passed its bound -> a line that says so, where there are enough actions to say so."""
+    lines = {}
     for agent, values in scores_by_agent(episodes, verdicts).items():
         for end in (0.0, 10.0):
             share = values.count(end) / len(values)
             if len(values) >= MIN_ACTIONS and share > max_saturation:
-                lines.append(
+                lines[f"{agent} at {end:.0f}"] = (
                     f"the judge gave {share:.0%} of agent {agent}'s actions a {end:.0f}: such scores teach nothing"
                 )
     strata = _scores_by_kind(episodes, verdicts)
@@ -79,7 +79,7 @@ def warnings(
     if len(means) > 1:
         low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
         if (gap := means[high] - means[low]) > max_gap:
-            lines.append(
+            lines["strata"] = (
                 f"the judge scores {high} tasks {gap:.1f} points above {low} tasks: a team may learn to please it"
             )
     return lines
