@@ -11,22 +11,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
-import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mappa.engine import vllm_processes as processes
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import ConfigError, EngineError
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     from mappa.chat import Chat
     from mappa.lora import Adapters
 
@@ -35,7 +31,6 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _CPU_KV_CACHE_GIB = 1.0
 _CPU_BATCH_TOKENS = 4096
 _SHUTDOWN_SECONDS = 30.0
-_GRACE_SECONDS = 5.0
 
 
 class VLLMEngine(BaseEngine):
@@ -150,7 +145,7 @@ class VLLMEngine(BaseEngine):
             if llm.output_handler is not None:
                 llm.output_handler.cancel()  # else it reports the end of the core process as a crash
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_SECONDS)
-            await asyncio.to_thread(_end, self._processes)
+            await asyncio.to_thread(processes.end, self._processes)
             multiprocessing.active_children()  # reaps the finished ones
             self._guard.kill()
             self._guard.communicate()
@@ -218,13 +213,13 @@ class VLLMEngine(BaseEngine):
         others = set(multiprocessing.active_children())
         self._can_sleep = self._sleep_level > 0 and current_platform.is_sleep_mode_available()
         arguments = self._arguments(on_cpu)
-        with _environment(on_cpu):
+        with processes.environment(on_cpu):
             try:
                 self._llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)))
             except Exception as error:  # boundary: vLLM's start-up raises errors of every kind
                 raise EngineError(f"vllm does not start: {type(error).__name__}: {_one_line(error)}") from error
-        self._processes = _family(set(multiprocessing.active_children()) - others)
-        self._guard = _guard([process.pid for process in self._processes])
+        self._processes = processes.family(set(multiprocessing.active_children()) - others)
+        self._guard = processes.guard([process.pid for process in self._processes])
 
     def _arguments(self, on_cpu: bool) -> dict[str, Any]:
         count = len(self._adapters.agents)
@@ -281,32 +276,6 @@ class VLLMEngine(BaseEngine):
             )
 
 
-def _family(cores: Iterable[BaseProcess]) -> list[Any]:
-    """vLLM's core processes and their workers, as psutil processes."""
-    import psutil
-
-    found = [psutil.Process(core.pid) for core in cores]
-    return [*found, *(worker for core in found for worker in core.children(recursive=True))]
-
-
-def _end(processes: Sequence[Any]) -> None:
-    """Wait for processes to end; workers of a core that crashed are killed."""
-    import psutil
-
-    _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=_GRACE_SECONDS)
-
-
-def _guard(pids: Sequence[int]) -> subprocess.Popen[bytes]:
-    """A shell that kills `pids` when this process is gone and its input ends: vLLM's core outlives a killed run."""
-    command = ["/bin/sh", "-c", 'read -r _; kill -9 "$@"', "mappa-guard", *map(str, pids)]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-
-
 def _keep_only(folder: Path) -> None:
     for other in folder.parent.iterdir():
         if other != folder:
@@ -315,22 +284,3 @@ def _keep_only(folder: Path) -> None:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
-
-
-@contextmanager
-def _environment(on_cpu: bool) -> Iterator[None]:
-    """What vLLM's processes inherit; the user's own settings win, and are all that is left afterwards.
-
-    New interpreters instead of forks (a trainer has threads and a CUDA context), warnings only, no usage reports, and
-    on a CPU no just-in-time compilation of samplers, which costs half a minute and gains nothing.
-    """
-    wanted = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
-    if on_cpu:
-        wanted["TORCH_COMPILE_DISABLE"] = "1"
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
