@@ -38,6 +38,8 @@ class Execution:
         self.interrupted = False
         self.dropped = False
         """A message was too large to be taken."""
+        self.began = False
+        """The kernel has taken up the code."""
         self._replied = self._idle = False
         self._bytes = self._messages = 0
         self._id = ""
@@ -100,7 +102,9 @@ class Execution:
                 self._take_output(message["msg_type"], message["content"])
 
     def _is_mine(self, message: dict[str, Any]) -> bool:
-        return message["parent_header"].get("msg_id") == self._id
+        mine = message["parent_header"].get("msg_id") == self._id
+        self.began = self.began or mine
+        return mine
 
     def _reopen(self) -> None:
         self.dropped = True

@@ -21,7 +21,7 @@ from sandbox.provisioners.base import LaunchSpec
 from sandbox.provisioners.choice import Choice, candidates, prepare, refusal
 from sandbox.result import DEFAULT_TEXT_CHARS
 from sandbox.session import Counters, KernelSession
-from sandbox.users import pick_user, user_base
+from sandbox.users import pick_user
 from sandbox.watchdog import ResourceWatchdog
 from sandbox.workspace import Workspace
 
@@ -90,7 +90,6 @@ class KernelPool:
         self._folder = PoolFolder(self._base_dir)
         await asyncio.to_thread(sweep, self._folder.base)
         self._context = make_context()
-        self._user_base = user_base() if os.geteuid() == 0 else None
         reasons: list[str] = []
         try:
             for candidate in self._candidates:
@@ -184,7 +183,7 @@ class KernelPool:
         async with self._starts:
             slot, self._slot = self._slot, self._slot + 1
             folder = f"{self._folder.path}/{slot}"
-            uid = pick_user(slot, self._user_base)
+            uid = pick_user(slot, self._folder.user_base)
             os.mkdir(folder, 0o711)
             session = KernelSession(
                 folder,

@@ -73,21 +73,16 @@ class KernelSession:
         async with self._turn:
             if self._closed:
                 raise SandboxError("the sandbox session is closed")
-            started = time.monotonic()
+            started, seconds = time.monotonic(), timeout or self.limits.execution_seconds
             self._counters.executions += 1
             fresh = self.kernel is None or not self.kernel.alive()
             kernel = await self._restart() if fresh else self.kernel
             assert kernel is not None
-            kernel.provisioner.freeze(False)
-            run = Execution(kernel, self.limits, timeout or self.limits.execution_seconds)
-            try:
-                await run.run(code)
-            except asyncio.CancelledError:
-                await asyncio.shield(kernel.kill(CANCELLED))
-                raise
-            finally:
-                self._sleep()
-            status, notice = self._judge(run, kernel, timeout or self.limits.execution_seconds)
+            run = await self._run(kernel, code, seconds)
+            if not (fresh or run.began or kernel.alive() or kernel.kill_reason):
+                fresh, kernel = True, await self._restart()  # earlier code had ended it: this one never ran
+                run = await self._run(kernel, code, seconds)
+            status, notice = self._judge(run, kernel, seconds)
             if status.lost_kernel and not self._closed:
                 await self._restart()
             if fresh:
@@ -106,6 +101,18 @@ class KernelSession:
                 notice=notice,
                 text_chars=self._text_chars,
             )
+
+    async def _run(self, kernel: LiveKernel, code: str, seconds: float) -> Execution:
+        run = Execution(kernel, self.limits, seconds)
+        kernel.provisioner.freeze(False)
+        try:
+            await run.run(code)
+        except asyncio.CancelledError:
+            await asyncio.shield(kernel.kill(CANCELLED))
+            raise
+        finally:
+            self._sleep()
+        return run
 
     def _judge(self, run: Execution, kernel: LiveKernel, seconds: float) -> tuple[ExecutionStatus, str]:
         reason = kernel.kill_reason

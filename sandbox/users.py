@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 
+USERS = 4096
+"""Uids of one pool; more sessions than that share some."""
 
-def pick_user(slot: int, base: int | None = None) -> int | None:
-    """A uid (and gid) for kernel number `slot`; None when this process is not root and must stay who it is.
 
-    `base` comes from `user_base`; None draws a fresh one.
-    """
-    if os.geteuid() != 0:
-        return None
-    start, count = base if base is not None else user_base(), 4096
-    return None if start is None else start + slot % count
+def pick_user(slot: int, base: int | None) -> int | None:
+    """A uid (and gid) for kernel number `slot`; None when the kernel must stay who the trainer is."""
+    return None if base is None else base + slot % USERS
 
 
 def user_base() -> int | None:
-    """First of 4096 uids nobody else is likely to use; None where only one user is mapped (rootless containers)."""
+    """First of `USERS` uids nobody else is likely to use.
+
+    None for an ordinary user, and for a root who has no other users (rootless containers).
+    """
+    if os.geteuid() != 0:
+        return None
     size = _mapped_users()
     if size >= 1 << 30:
-        return (1 << 28) + secrets.randbelow(1 << 16) * 4096
+        return (1 << 28) + secrets.randbelow(1 << 16) * USERS
     if size >= 65_536:
-        return 20_000 + secrets.randbelow(8) * 4096
+        return 20_000 + secrets.randbelow(8) * USERS
     return None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterable
 
+from sandbox import sharedmemory
 from sandbox.kernel.supervisor import descendants
 from sandbox.limits import MIB
 from sandbox.live import KillReason, LiveKernel
@@ -63,17 +65,35 @@ def _excess(session: KernelSession, kernel: LiveKernel, with_disk: bool) -> Kill
     if sum(map(_resident, processes)) > bound and sum(map(_proportional, processes)) > bound:
         text = f"the code used more than {limits.total_memory_mib} MiB of memory"
         return KillReason(ExecutionStatus.KILLED_MEMORY, text)
-    if with_disk:
-        for folder in (session.workspace.path, kernel.spec.control):
-            size, entries = usage(folder, limits.workspace_mib * MIB, limits.workspace_files)
-            if size > limits.workspace_mib * MIB:
-                text = f"the working directory grew over {limits.workspace_mib} MiB"
-            elif entries > limits.workspace_files:
-                text = f"the working directory grew over {limits.workspace_files} files"
-            else:
-                continue
+    return _disk_excess(session, kernel, processes) if with_disk else None
+
+
+def _disk_excess(session: KernelSession, kernel: LiveKernel, processes: list[int]) -> KillReason | None:
+    limits, uid = session.limits, kernel.spec.uid
+    bound = limits.workspace_mib * MIB
+    size = _deleted_but_open(processes) + (sharedmemory.usage(uid) if uid is not None else 0)
+    for folder in (session.workspace.path, kernel.spec.control):
+        more, entries = usage(folder, bound, limits.workspace_files)
+        size += more
+        if entries > limits.workspace_files:
+            text = f"the code made more than {limits.workspace_files} files"
             return KillReason(ExecutionStatus.KILLED_DISK, text)
+    if size > bound:
+        return KillReason(ExecutionStatus.KILLED_DISK, f"the code's files grew over {limits.workspace_mib} MiB")
     return None
+
+
+def _deleted_but_open(processes: list[int]) -> int:
+    """Bytes of files that no folder lists any more: they take space until their last descriptor is closed."""
+    sizes: dict[tuple[int, int], int] = {}
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    info = os.stat(f"/proc/{pid}/fd/{fd}")
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                        sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+    return sum(sizes.values())
 
 
 def _resident(pid: int) -> int:

@@ -60,11 +60,16 @@ class SandboxKernel(IPythonKernel):
 
     shell_class = SandboxShell
 
+    streams: tuple[Any, Any] | None = None
+    """The kernel's own stdout and stderr: code that replaces them loses its output, not its kernel."""
+
     async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
         """As IPythonKernel."""
+        self.streams = self.streams or (sys.stdout, sys.stderr)
         try:
             return await super().do_execute(*args, **kwargs)
         finally:
+            sys.stdout, sys.stderr = self.streams
             self.shell.forget_execution()
             end_execution()
 

@@ -39,6 +39,7 @@ def _share_processors(policy: KernelPolicy) -> None:
 
 def _become_user(policy: KernelPolicy) -> None:
     keep = libc.CAP_DAC_READ_SEARCH if policy.read_anywhere and policy.uid is not None else None
+    libc.drop_bounding_set(keep)
     if policy.uid is not None:
         if keep is not None:
             libc.prctl(libc.PR_SET_KEEPCAPS, 1)

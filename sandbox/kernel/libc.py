@@ -53,11 +53,15 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     _checked(_LIBC.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]), f"mount {kind or source} on {target}")
 
 
-def drop_capabilities(keep: int | None = None) -> None:
-    """Give up every capability for good, also across exec; `keep` (one of CAP_*) stays, as ambient."""
+def drop_bounding_set(keep: int | None = None) -> None:
+    """No later exec may regain capabilities, but for `keep` (one of CAP_*). Needs CAP_SETPCAP to do anything."""
     for capability in range(64):
         if capability != keep:
-            _LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails past the last one, and without CAP_SETPCAP
+            _LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails past the last one, and for ordinary users
+
+
+def drop_capabilities(keep: int | None = None) -> None:
+    """Give up every capability for good; `keep` (one of CAP_*) stays, also across exec. Raises OSError."""
     _LIBC.prctl(PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0)
     mask = 0 if keep is None else 1 << keep
     header = struct.pack("=Ii", 0x20080522, 0)

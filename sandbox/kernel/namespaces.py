@@ -32,6 +32,7 @@ def enter_namespaces(policy: KernelPolicy) -> None:
     _mount(policy)
     kernel = os.fork()
     if kernel:
+        libc.drop_bounding_set()
         libc.drop_capabilities()
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
         signal.signal(signal.SIGINT, signal.SIG_DFL)

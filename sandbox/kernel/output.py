@@ -43,14 +43,15 @@ class BoundedOutStream(OutStream):
             while data:
                 data = data[os.write(1 if self.name == "stdout" else 2, data) :]
             return len(string)
-        rest = string
-        if self._room:
-            super().write(rest[: self._room])
-            rest, self._room = rest[self._room :], max(self._room - len(rest), 0)
-        if rest:
-            self._tail.append(rest[-self.keep :])
-            self._tail_chars += len(self._tail[-1])
-            self._omitted += len(rest) - len(self._tail[-1])
+        head = min(self._room, len(string))
+        if head:
+            super().write(string[:head])
+            self._room -= head
+        if head < len(string):
+            start = max(head, len(string) - self.keep)  # a slice of the rest would copy a gigabyte
+            self._tail.append(string[start:])
+            self._tail_chars += len(string) - start
+            self._omitted += start - head
             if self._tail_chars > 4 * self.keep or len(self._tail) > 4096:
                 self._compact()
         return len(string)

@@ -22,7 +22,7 @@ from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.kernel.supervisor import descendants
 from sandbox.limits import MIB, ResourceLimits
-from sandbox.users import pick_user
+from sandbox.users import pick_user, user_base
 from sandbox.workspace import remove_tree
 
 KERNEL_PACKAGE = str(Path(__file__).parent.parent / "kernel")
@@ -69,13 +69,15 @@ async def wait_readable(fd: int, seconds: float) -> bool:
     """Whether `fd` became readable (a pidfd: its process ended) in time, without blocking the loop."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: done.done() or done.set_result(None))
+    own = os.dup(fd)  # a loop keeps one reader for each number: an execution may be waiting for this one
+    loop.add_reader(own, lambda: done.done() or done.set_result(None))
     try:
         await asyncio.wait_for(done, seconds)
     except TimeoutError:
         return False
     finally:
-        loop.remove_reader(fd)
+        loop.remove_reader(own)
+        os.close(own)
     return True
 
 
@@ -145,7 +147,7 @@ class SandboxProvisioner(LocalProvisioner):
     def _temporary_spec(self) -> LaunchSpec:
         folder = self._own_folder = tempfile.mkdtemp(prefix="mx-", dir="/tmp")
         os.chmod(folder, 0o711)
-        uid = pick_user(0)
+        uid = pick_user(0, user_base())
         os.mkdir(f"{folder}/ws", 0o700)
         if uid is not None:
             os.chown(f"{folder}/ws", uid, uid)

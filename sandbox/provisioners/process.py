@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any, ClassVar
 
+from sandbox import sharedmemory
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.provisioners.base import (
@@ -53,6 +54,12 @@ class PlainProvisioner(SandboxProvisioner):
         """The interpreter, isolated from environment and user site."""
         return [sys.executable, "-I", f"{KERNEL_PACKAGE}/__main__.py", "kernel", f"{spec.control}/policy.json"]
 
+    async def cleanup(self, restart: bool = False) -> None:
+        """Also remove what an own user left in shared memory."""
+        if self.spec is not None and self.spec.uid is not None:
+            sharedmemory.remove(self.spec.uid)
+        await super().cleanup(restart)
+
     def begin_kill(self) -> None:
         """Ask the supervisor, which kills every descendant and then ends."""
         with contextlib.suppress(OSError):
@@ -78,16 +85,17 @@ class LandlockProvisioner(PlainProvisioner):
 
     def confinement(self, spec: LaunchSpec, home: str) -> dict[str, Any]:
         """Read the system and the interpreter; write the workspace, a private temporary folder and the sockets."""
-        shared_memory = ["/dev/shm"] if spec.uid is not None else []  # everybody's: only for an own user
         result = {
             "landlock": "require",
             "landlock_abi": self.pretend_abi,
             "read_only": [*_SYSTEM, KERNEL_PACKAGE, *python_roots()],
-            "writable": [spec.workspace, home, self.run_folder(spec), *shared_memory],
+            "writable": [spec.workspace, home, self.run_folder(spec)],
             "devices": list(DEVICES),
             "own_proc": True,
         }
-        if not shared_memory:
+        if spec.uid is not None:  # everybody's: only for an own user
+            result["shared_memory"] = sharedmemory.FOLDER
+        else:
             variables = environment(spec.limits.cpus, home)
             result["environment"] = {**variables, "JOBLIB_MULTIPROCESSING": "0"}
         return result

@@ -1,0 +1,59 @@
+"""Getting out: every attempt of `sandbox.checks` fails at every level, and works where there is no isolation."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+
+import pytest
+
+from sandbox import KernelSession
+from sandbox.checks import CHECKS, SYSCALLS, Check
+from sandbox.planted import planted
+
+LEVELS = 2
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def _known_here(check: Check) -> bool:
+    return check not in SYSCALLS or platform.machine() == "x86_64"
+
+
+async def _try_all(session: KernelSession, other: KernelSession) -> dict[str, str]:
+    told = {}
+    with planted(session, other) as bait:
+        for check in filter(_known_here, CHECKS):
+            result = await session.execute(check.source(bait))
+            assert result.status == "ok", (check.name, result.to_text())
+            told[check.name] = result.stdout
+        os.kill(json.loads(bait)["victim"], 0)  # it is still there
+    return told
+
+
+async def test_no_attempt_gets_out(pools, kind):
+    pool = await pools(kind)
+    async with pool.session() as session, pool.session() as other:
+        told = await _try_all(session, other)
+    assert {name: text for name, text in told.items() if not text.startswith("HELD")} == {}
+
+
+async def test_negative_control_without_isolation_they_get_out(pools):
+    pool = await pools("none")
+    async with pool.session() as session, pool.session() as other:
+        told = await _try_all(session, other)
+    expected = {check.name for check in filter(_known_here, CHECKS) if check.open_without}
+    assert {name for name in expected if not told[name].startswith("ESCAPED")} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("abi", [1, 3, 5])
+async def test_older_landlock_still_holds(open_pool, monkeypatch, abi):
+    """Without Landlock's rules for signals, devices and network, seccomp has to do it."""
+    from sandbox.provisioners.process import LandlockProvisioner
+
+    monkeypatch.setattr(LandlockProvisioner, "pretend_abi", abi)
+    pool = await open_pool("landlock", warm=0)
+    async with pool, pool.session() as session, pool.session() as other:
+        told = await _try_all(session, other)
+    assert {name: text for name, text in told.items() if not text.startswith("HELD")} == {}

@@ -1,0 +1,91 @@
+"""Honest work must run at every level."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox import KernelSession, ResourceLimits
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WORK = {
+    "state": ("x = 41", "print(x + 1)", "42"),
+    "pandas": (
+        "import pandas as pd",
+        "pd.DataFrame({'a': [1, 2]}).to_csv('t.csv', index=False); print(pd.read_csv('t.csv').a.sum())",
+        "3",
+    ),
+    "scikit-learn": (
+        "from sklearn.ensemble import RandomForestClassifier\nfrom sklearn.datasets import make_classification",
+        "X, y = make_classification(200, random_state=0)\n"
+        "print(RandomForestClassifier(20, n_jobs=-1, random_state=0).fit(X, y).score(X, y) > 0.9)",
+        "True",
+    ),
+    "joblib": (
+        "from joblib import Parallel, delayed",
+        "print(Parallel(n_jobs=-1)(delayed(pow)(i, 2) for i in range(4)))",
+        "[0, 1, 4, 9]",
+    ),
+    "multiprocessing": (
+        "import multiprocessing as mp",
+        "with mp.Pool(2) as pool: print(pool.map(abs, [-1, -2, -3]))",
+        "[1, 2, 3]",
+    ),
+    "subprocess": (
+        "import subprocess, sys",
+        "print(subprocess.check_output([sys.executable, '-c', 'print(6*7)']))",
+        "42",
+    ),
+    "shell": ("!echo one > f", "!cat f", "one"),
+    "sqlite": (
+        "import sqlite3; db = sqlite3.connect('d.sqlite'); db.execute('create table t (a)')",
+        "db.execute('insert into t values (7)'); db.commit(); print(db.execute('select a from t').fetchall())",
+        "[(7,)]",
+    ),
+    "plot": (
+        "import matplotlib; matplotlib.use('agg'); import matplotlib.pyplot as plt",
+        "plt.plot([1, 2]); plt.savefig('p.png'); import os; print(os.path.getsize('p.png') > 1000)",
+        "True",
+    ),
+    "async": ("import asyncio\nawait asyncio.sleep(0.01)", "print(await asyncio.gather(asyncio.sleep(0, 3)))", "[3]"),
+    "threads": (
+        "from concurrent.futures import ThreadPoolExecutor",
+        "with ThreadPoolExecutor(4) as e: print(sum(e.map(int, '1234')))",
+        "10",
+    ),
+    "magics": ("%%capture out\nprint('hidden')", "%time print(out.stdout.strip())", "hidden"),
+    "bash-cell": ("%%bash\necho from bash > b.txt", "print(open('b.txt').read())", "from bash"),
+    "utf-8": ("s = 'Zürich → 東京 🎉'", "print(s); open('ü.txt', 'w').write(s)", "Zürich → 東京 🎉"),
+    "surrogate": ("s = 'a\\ud800b'", "print(s); print('after')", "after"),
+    "stderr": ("import sys", "print('to stderr', file=sys.stderr)", "to stderr"),
+    "temporary-files": ("import tempfile", "with tempfile.NamedTemporaryFile() as f: print(f.write(b'xy'))", "2"),
+    "home": ("import os", "open(os.path.expanduser('~/x'), 'w').write('1'); print('written')", "written"),
+    "random": ("import random, numpy", "print(0 <= random.random() < 1, 0 <= numpy.random.rand() < 1)", "True True"),
+}
+
+
+@pytest.fixture(scope="module")
+def limits() -> ResourceLimits:
+    return ResourceLimits()
+
+
+@pytest.mark.parametrize("name", list(WORK))
+async def test_work(session: KernelSession, name: str):
+    if name == "plot":
+        pytest.importorskip("matplotlib")
+    if name == "multiprocessing" and session.kernel.provisioner.level == "process" and session.kernel.spec.uid is None:
+        pytest.skip("at level process an ordinary user's kernel has no semaphores")
+    first, second, expected = WORK[name]
+    prepared = await session.execute(first, timeout=60)
+    assert prepared.status == "ok", prepared.to_text()
+    result = await session.execute(second, timeout=60)
+    assert result.status == "ok", result.to_text()
+    assert expected in result.to_text()
+    assert not result.kernel_restarted
+
+
+async def test_kernels_do_not_share_randomness(pools, kind):
+    pool = await pools(kind)
+    async with pool.session() as one, pool.session() as two:
+        code = "import random, numpy; (random.random(), numpy.random.rand())"
+        assert (await one.execute(code)).result != (await two.execute(code)).result
