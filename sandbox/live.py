@@ -12,7 +12,8 @@ from jupyter_client.kernelspec import KernelSpec
 
 from sandbox.channels import Channels
 from sandbox.errors import KernelStartError
-from sandbox.provisioners.base import LaunchSpec, SandboxProvisioner
+from sandbox.provisioners.base import SandboxProvisioner
+from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import ExecutionStatus
 from sandbox.workspace import remove_tree
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox.provisioners.base import python_roots
+from sandbox.provisioners.spec import python_roots
 from sandbox.session import KernelSession
 from sandbox.workspace import remove_tree
 

@@ -17,8 +17,8 @@ from sandbox.folder import PoolFolder, sweep
 from sandbox.isolation import IsolationLevel
 from sandbox.limits import ResourceLimits
 from sandbox.live import LiveKernel
-from sandbox.provisioners.base import LaunchSpec
 from sandbox.provisioners.choice import Choice, candidates, prepare, refusal
+from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import DEFAULT_TEXT_CHARS
 from sandbox.session import Counters, KernelSession
 from sandbox.users import pick_user

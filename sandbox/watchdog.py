@@ -62,7 +62,7 @@ def _excess(session: KernelSession, kernel: LiveKernel, with_disk: bool) -> Kill
         return KillReason(ExecutionStatus.DIED, f"the code started more than {limits.processes} processes")
     bound = limits.total_memory_mib * MIB
     # resident sizes count shared pages once per process; the exact sum is dear, so only near the bound
-    if sum(map(_resident, processes)) > bound and sum(map(_proportional, processes)) > bound:
+    if sum(map(_resident, processes)) > bound and sum(map(proportional, processes)) > bound:
         text = f"the code used more than {limits.total_memory_mib} MiB of memory"
         return KillReason(ExecutionStatus.KILLED_MEMORY, text)
     return _disk_excess(session, kernel, processes) if with_disk else None
@@ -102,7 +102,8 @@ def _resident(pid: int) -> int:
     return 0
 
 
-def _proportional(pid: int) -> int:
+def proportional(pid: int) -> int:
+    """Bytes of one process, pages it shares counted in parts."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         for line in file:
             if line.startswith("Pss:"):

@@ -8,11 +8,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -21,38 +18,13 @@ from jupyter_client.provisioning import LocalProvisioner
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.kernel.supervisor import descendants
-from sandbox.limits import MIB, ResourceLimits
+from sandbox.limits import ResourceLimits
+from sandbox.provisioners.spec import LaunchSpec
 from sandbox.users import pick_user, user_base
 from sandbox.workspace import remove_tree
 
-KERNEL_PACKAGE = str(Path(__file__).parent.parent / "kernel")
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 _SUN_PATH = 107
-
-
-@dataclass(frozen=True)
-class LaunchSpec:
-    """What a session asks of its provisioner."""
-
-    limits: ResourceLimits
-    workspace: str
-    """Host path of the only folder the code may change."""
-    control: str
-    """Host path of an own, empty, short-named folder for sockets and orders."""
-    slot: int = 0
-    uid: int | None = None
-    """User to run as; None = the caller."""
-    features: Any = None
-    """What the machine's bubblewrap can do, for the provisioner that uses it; None = find out."""
-    forkserver: Any = None
-    """ForkServer, for the provisioners that need one."""
-
-
-def python_roots() -> list[str]:
-    """Folders outside /usr the interpreter needs: the virtual environment and the base installation."""
-    base = os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))
-    roots = [sys.prefix, os.path.realpath(sys.base_prefix), base]
-    return [root for root in dict.fromkeys(roots) if root not in ("/", "/usr")]
 
 
 def children(pid: int) -> list[int]:
@@ -63,6 +35,21 @@ def children(pid: int) -> list[int]:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
                 found += [int(child) for child in file.read().split()]
     return found
+
+
+def popen(command: list[str], log_path: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    """Start `command` with nothing inherited; what it says goes to a log. Takes a few milliseconds."""
+    with open(log_path, "wb") as log:
+        return subprocess.Popen(
+            command,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
 
 
 async def wait_readable(fd: int, seconds: float) -> bool:
@@ -136,7 +123,7 @@ class SandboxProvisioner(LocalProvisioner):
             for path in (run, f"{run}/kernel.json"):
                 os.chown(path, policy.uid, policy.uid)
         kwargs.pop("independent", None)
-        return {**kwargs, "cmd": self.command(spec, policy), "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}}
+        return {**kwargs, "cmd": self.command(spec, policy)}
 
     @staticmethod
     def _write(path: str, text: str) -> None:
@@ -157,16 +144,7 @@ class SandboxProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start `cmd` with nothing inherited."""
         assert self.spec is not None
-        with open(f"{self.spec.control}/launch.log", "wb") as log:
-            self.process = subprocess.Popen(
-                cmd,
-                env=kwargs["env"],
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = popen(cmd, f"{self.spec.control}/launch.log")
         self.pid = self.pgid = self.process.pid
         self.pidfd = os.pidfd_open(self.pid)
         return self.connection_info
@@ -244,67 +222,18 @@ class SandboxProvisioner(LocalProvisioner):
             remove_tree(self._own_folder)
             self._own_folder = self.spec = None
 
-    def log_tail(self, size: int = 2000) -> str:
+    def log_tail(self) -> str:
         """The end of what the launch and the kernel complained about."""
         if self.spec is None:
             return ""
-        return "".join(_tails((f"{self.spec.control}/launch.log", f"{self.spec.control}/run/kernel.log"), size)).strip()
+        return "\n".join(tails((f"{self.spec.control}/launch.log", f"{self.spec.control}/run/kernel.log"))).strip()
 
 
-def _tails(paths: tuple[str, ...], size: int) -> Iterator[str]:
+def tails(paths: tuple[str, ...], size: int = 2000) -> Iterator[str]:
+    """The last `size` bytes of each file that is there; links are not followed."""
     for path in paths:
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(fd, "rb") as file:
                 file.seek(max(0, os.fstat(fd).st_size - size))
                 yield file.read(size).decode("utf-8", "replace")
-
-
-def base_policy(spec: LaunchSpec, run_folder: str, working_dir: str, home: str, **changes: Any) -> KernelPolicy:
-    """Limits, places and environment that are the same at every level."""
-    limits = spec.limits
-    return KernelPolicy(
-        connection_file=f"{run_folder}/kernel.json",
-        working_dir=working_dir,
-        log_file=f"{run_folder}/kernel.log",
-        data_bytes=limits.process_memory_mib * MIB,
-        address_space_bytes=limits.address_space_mib * MIB,
-        file_bytes=limits.file_mib * MIB,
-        open_files=limits.open_files,
-        tmp_bytes=limits.tmp_mib * MIB,
-        nice=limits.nice,
-        cpus=limits.cpus,
-        output_chars=limits.output_chars,
-        message_bytes=limits.message_mib * MIB,
-        slot=spec.slot,
-        home=home,
-        **{"uid": spec.uid, "processes": limits.processes, "environment": environment(limits.cpus, home), **changes},
-    )
-
-
-def environment(cpus: int, home: str) -> dict[str, str]:
-    """The whole environment of a kernel: nothing of the trainer's."""
-    threads = {name: str(cpus) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    return {
-        "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
-        "HOME": home,
-        "TMPDIR": home,
-        "USER": "sandbox",
-        "LOGNAME": "sandbox",
-        "LANG": "C.UTF-8",
-        "LC_ALL": "C.UTF-8",
-        "TZ": "UTC",
-        "TERM": "dumb",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "IPYTHONDIR": f"{home}/.ipython",
-        "JUPYTER_PLATFORM_DIRS": "1",
-        "MPLCONFIGDIR": f"{home}/.matplotlib",
-        "MPLBACKEND": "agg",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "MALLOC_ARENA_MAX": "2",
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas imports pyarrow: no thread before a fork
-        "NUMEXPR_MAX_THREADS": str(cpus),
-        "LOKY_MAX_CPU_COUNT": str(cpus),
-        **threads,
-    }

@@ -13,15 +13,9 @@ from sandbox.errors import KernelStartError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.limits import MIB
-from sandbox.provisioners.base import (
-    KERNEL_PACKAGE,
-    LaunchSpec,
-    SandboxProvisioner,
-    base_policy,
-    children,
-    python_roots,
-)
+from sandbox.provisioners.base import SandboxProvisioner, children
 from sandbox.provisioners.process import DEVICES
+from sandbox.provisioners.spec import KERNEL_PACKAGE, LaunchSpec, base_policy, python_roots
 
 RUN, WORKSPACE, CODE = "/run/kernel", "/workspace", "/run/sandbox"
 _PROBE_SECONDS = 20.0

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from sandbox.errors import KernelStartError
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.limits import MIB
-from sandbox.provisioners.base import KERNEL_PACKAGE, environment, wait_readable
+from sandbox.provisioners.base import popen, tails, wait_readable
 from sandbox.provisioners.bubblewrap import CODE, RUN, WORKSPACE, Features, View, build_command, write_accounts
+from sandbox.provisioners.spec import KERNEL_PACKAGE, environment
 
 POOL = "/pool"
 _IMPORT_SECONDS, _FORK_SECONDS = 180.0, 20.0
@@ -68,10 +69,8 @@ class ForkServer:
             await self._receive(_IMPORT_SECONDS)
         except (KernelStartError, OSError) as error:
             await self.close()
-            with contextlib.suppress(OSError), open(log_path, encoding="utf-8", errors="replace") as file:
-                lines = file.read().strip().splitlines()[-1:]
-                raise KernelStartError(f"the fork server did not start: {' '.join([str(error), *lines])}") from error
-            raise
+            last = "\n".join(tails((log_path,))).splitlines()[-1:]
+            raise KernelStartError(f"the fork server did not start: {' '.join([str(error), *last])}") from error
 
     def _launch(self, fd: int, log_path: str) -> subprocess.Popen[bytes]:
         config = {"fd": fd, "preload": self._preload, "environment": environment(1, "/tmp"), "parent": os.getpid()}
@@ -90,17 +89,7 @@ class ForkServer:
                 folders=(RUN, WORKSPACE),
             )
             command = build_command(self._features, view, command, nested=True)
-        with open(log_path, "wb") as log:
-            return subprocess.Popen(
-                command,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(fd,),
-                start_new_session=True,
-            )
+        return popen(command, log_path, pass_fds=(fd,))
 
     async def spawn(self, policy: KernelPolicy) -> int:
         """Fork a kernel; returns its pidfd, which the caller owns. Raises KernelStartError."""

@@ -11,14 +11,8 @@ from typing import Any, ClassVar
 from sandbox import sharedmemory
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
-from sandbox.provisioners.base import (
-    KERNEL_PACKAGE,
-    LaunchSpec,
-    SandboxProvisioner,
-    base_policy,
-    environment,
-    python_roots,
-)
+from sandbox.provisioners.base import SandboxProvisioner
+from sandbox.provisioners.spec import KERNEL_PACKAGE, LaunchSpec, base_policy, environment, python_roots
 from sandbox.users import reachable_by_others
 
 

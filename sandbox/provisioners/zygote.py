@@ -11,10 +11,11 @@ from jupyter_client.connect import KernelConnectionInfo
 from sandbox.errors import KernelStartError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
-from sandbox.provisioners.base import LaunchSpec, SandboxProvisioner, children, python_roots
+from sandbox.provisioners.base import SandboxProvisioner, children
 from sandbox.provisioners.bubblewrap import RUN, WORKSPACE, namespace_policy, write_accounts
 from sandbox.provisioners.forkserver import POOL, ForkedProcess
 from sandbox.provisioners.process import LandlockProvisioner
+from sandbox.provisioners.spec import LaunchSpec, python_roots
 
 
 class ForkingProvisioner(SandboxProvisioner):

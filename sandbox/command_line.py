@@ -1,0 +1,130 @@
+"""The work behind `python -m sandbox`. These functions print; they return an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import statistics
+import time
+from collections.abc import AsyncIterator
+
+from sandbox.checks import CHECKS, SYSCALLS
+from sandbox.errors import SandboxUnavailableError
+from sandbox.isolation import IsolationLevel
+from sandbox.kernel.landlock import available_abi
+from sandbox.kernel.supervisor import descendants
+from sandbox.planted import planted
+from sandbox.pool import KernelPool
+from sandbox.provisioners.choice import PROVISIONERS, describe
+from sandbox.session import KernelSession
+from sandbox.watchdog import proportional
+
+_HINTS = """
+To get level namespace, install bubblewrap >= 0.8 (Debian, Ubuntu: apt-get install bubblewrap; Fedora, RHEL:
+dnf install bubblewrap; Arch: pacman -S bubblewrap; Alpine: apk add bubblewrap). If it is installed but not allowed:
+  Ubuntu 24.04   an AppArmor profile for /usr/bin/bwrap with `userns,`, or sysctl kernel.apparmor_restrict_unprivileged_userns=0
+  Debian, old    sysctl kernel.unprivileged_userns_clone=1
+  Docker         --security-opt seccomp=unconfined --security-opt systempaths=unconfined (or a rootless runtime)
+More in sandbox/README.md."""  # noqa: E501
+
+
+async def doctor() -> int:
+    """Start one kernel of every kind."""
+    print(f"{platform.platform()}, uid {os.geteuid()}, landlock ABI {available_abi()}\n")
+    best: IsolationLevel | None = None
+    for name, provisioner in PROVISIONERS.items():
+        pool = KernelPool(provisioner=name, warm=0, preload=(), allow_unsafe=True)
+        try:
+            async with pool, pool.session() as session:
+                works = (await session.execute("1 + 1")).result == "2"
+                best = best or pool.level
+                print(f"{name:16} {'works' if works else 'FAILS':6} level {pool.level}: {describe(pool.level)}")
+        except SandboxUnavailableError as error:
+            print(f"{name:16} {'no':6} level {provisioner.level}: {error}")
+    print(f"\nBest level here: {best}.")
+    if best is not IsolationLevel.NAMESPACE:
+        print(_HINTS)
+    return 0 if best not in (None, IsolationLevel.NONE) else 1
+
+
+async def self_check(provisioner: str) -> int:
+    """Every attempt of `sandbox.checks` in one session."""
+    escaped = 0
+    pool = KernelPool(provisioner=provisioner, warm=0, preload=(), allow_unsafe=True)
+    async with pool, pool.session() as session, pool.session() as other:
+        print(pool.statement)
+        with planted(session, other) as bait:
+            for check in CHECKS:
+                if check in SYSCALLS and platform.machine() != "x86_64":
+                    continue
+                result = await session.execute(check.source(bait))
+                held = result.stdout.startswith("HELD")
+                escaped += not held
+                print(f"{'held' if held else 'ESCAPED':8} {check.name:32} {result.to_text().splitlines()[-1][:100]}")
+    print(f"{escaped} of {len(CHECKS)} attempts got out" if escaped else f"all {len(CHECKS)} attempts held")
+    return 1 if escaped else 0
+
+
+async def bench(provisioner: str, kernels: int) -> int:
+    """Starts, round trips and memory of one provisioner."""
+    started = time.perf_counter()
+    pool = KernelPool(provisioner=provisioner, warm=0, max_kernels=kernels, allow_unsafe=True)
+    async with pool:
+        print(pool.statement)
+        print(f"pool ready, libraries imported: {time.perf_counter() - started:.2f} s")
+        async with pool.session() as session:  # the one the pool tried itself with
+            trips = [await _seconds(session, "1") for _ in range(100)]
+            print(f"round trip: median {statistics.median(trips) * 1e3:.1f} ms, worst {max(trips) * 1e3:.1f} ms")
+            code = "import pandas, sklearn.ensemble"
+            print(f"import of pandas and scikit-learn in a cell: {await _seconds(session, code):.2f} s")
+        starts = []
+        for _ in range(5):
+            began = time.perf_counter()
+            async with pool.session():
+                starts.append(time.perf_counter() - began)
+        print(f"start, one at a time: median {statistics.median(starts) * 1e3:.0f} ms")
+        began = time.perf_counter()
+        async with _many(pool, kernels) as sessions:
+            took = time.perf_counter() - began
+            print(f"{kernels} sessions at once: ready in {took:.1f} s ({took / kernels * 1e3:.0f} ms each)")
+            print(f"memory: {await asyncio.to_thread(_mib, sessions) / kernels:.0f} MiB each (shared pages split)")
+            began = time.perf_counter()
+            await asyncio.gather(*(session.execute("import time; time.sleep(2)") for session in sessions))
+            print(f"all sleep 2 s at once: {time.perf_counter() - began:.2f} s")
+            began = time.perf_counter()
+            await asyncio.gather(*(_ten(session) for session in sessions))
+            print(f"executions over all: {10 * kernels / (time.perf_counter() - began):.0f} per second")
+            began = time.perf_counter()
+        print(f"all closed: {time.perf_counter() - began:.2f} s")
+    return 0
+
+
+async def _seconds(session: KernelSession, code: str) -> float:
+    began = time.perf_counter()
+    result = await session.execute(code)
+    if not result.ok:
+        raise SystemExit(result.to_text())
+    return time.perf_counter() - began
+
+
+async def _ten(session: KernelSession) -> None:
+    for _ in range(10):
+        await _seconds(session, "1 + 1")
+
+
+@contextlib.asynccontextmanager
+async def _many(pool: KernelPool, number: int) -> AsyncIterator[list[KernelSession]]:
+    contexts = [pool.session() for _ in range(number)]
+    sessions = await asyncio.gather(*(context.__aenter__() for context in contexts))
+    try:
+        yield sessions
+    finally:
+        await asyncio.gather(*(context.__aexit__(None, None, None) for context in contexts))
+
+
+def _mib(sessions: list[KernelSession]) -> int:
+    """Proportional sizes of all processes of all kernels."""
+    kernels = [session.kernel for session in sessions if session.kernel is not None]
+    return sum(proportional(pid) for kernel in kernels for pid in (kernel.pid, *descendants(kernel.pid))) >> 20
