@@ -122,8 +122,7 @@ class Endpoint:
                     model=self._model,
                     messages=messages,
                     timeout=seconds,
-                    extra_body=self._extra or None,
-                    **dialect.request(max_tokens),
+                    extra_body=dialect.request(max_tokens) | self._extra,
                 )
             return read_completion(raw.http_response.text)
         except (TimeoutError, openai.APIConnectionError) as error:
