@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.judge import JudgeCallback
 from callbacks.validation import ValidationCallback
 
 _JUDGE = ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
@@ -85,11 +86,17 @@ class SummaryCallback(Callback):
                 "last": self._rewards[epochs[-1]] if epochs else {},
             },
             "judge": {key: self._judge[key] for key in _JUDGE},
+            "judge_health": self._health(trainer),
             "actions": {key: self._actions[key] for key in _ACTIONS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
             "validation": [asdict(result) for result in results],
         }
+
+    def _health(self, trainer: Trainer) -> dict[str, Any]:
+        """The judge's numbers of the last epoch: saturation, stratum gap, agreement with the grade, score histogram."""
+        judge = next((c for c in trainer.callbacks if isinstance(c, JudgeCallback)), None)
+        return {} if judge is None else judge.health | {"histogram": judge.histogram}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -31,9 +31,18 @@ _PASSED_BY_CODE = {
 
 
 def register_resolvers() -> None:
-    """`${asset:NAME}`: a folder shipped with the package. `${run_folder:...}`: where this run writes."""
+    """The resolvers that conf/ uses.
+
+    `${asset:NAME}`: a folder shipped with the package. `${run_folder:...}`: where this run writes.
+    `${importance_cap:ENGINE}`: 2.0 for engines with weights of their own, none where trainer and engine are one model.
+    """
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("importance_cap", _importance_cap, replace=True)
+
+
+def _importance_cap(engine: str) -> float | None:
+    return None if engine == "mappa.engine.hf.HFEngine" else 2.0
 
 
 def _run_folder(resume: str | None, outputs: str, name: str) -> str:
@@ -137,7 +146,7 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (".*LeafSpec.*", ".*transfer_batch_to_device.*", ".*does not have many workers.*", ".*eval mode.*"):
+    for message in (".*LeafSpec.*", ".*transfer_batch_to_device.*", ".*does not have many workers.*"):
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging
 

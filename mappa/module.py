@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mappa.batch import Row, collate, cut_micro_batches
 from mappa.credit.base import Credit
+from mappa.errors import EngineError
 from mappa.loss import LossConfig, kl_penalty, policy_loss
 from mappa.metrics import rollout_metrics
 from mappa.model import Model
@@ -45,6 +46,7 @@ class TeamModule(LightningModule):
         clip_norm: float = 1.0,
         micro_batch_tokens: int = 16384,
         temperature: float = 1.0,
+        max_engine_gap: float = 0.2,
     ) -> None:
         """`lora`: called with (base, agents). The others: see conf/train.yaml."""
         super().__init__()
@@ -61,6 +63,7 @@ class TeamModule(LightningModule):
         self._clip_norm = clip_norm
         self._micro_batch_tokens = micro_batch_tokens
         self._temperature = temperature
+        self._max_engine_gap = max_engine_gap
         self._policy: Policy | None = None
 
     # ------------------------------------------------------------------ life
@@ -72,6 +75,7 @@ class TeamModule(LightningModule):
         self.adapters = self._lora(self.model.load(), self.agents)
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
+        self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
         self._policy = Policy(self.adapters, self._temperature, self._loss_config.chunk_tokens)
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
@@ -112,6 +116,8 @@ class TeamModule(LightningModule):
         with self.data.timed("credit"):
             samples = self.data.samples()
             valid = [sample for sample in samples if sample.valid]
+            if self.version == 0:
+                self._check_engine(valid)
             needs_reference = self._credit.kl_in_reward > 0 or self._credit.kl_in_loss > 0
             old = self._old_logprobs(valid)
             ref = self._reference_logprobs(valid) if needs_reference else [None] * len(valid)
@@ -128,6 +134,24 @@ class TeamModule(LightningModule):
                 for sample, o, r in zip(valid, old, ref, strict=True)
             ]
         self._log_rollout(kl, credited.metrics)
+
+    def _check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
+        """Before the first update engine and trainer must agree on what was sampled: same temperature, same adapter.
+
+        Raises:
+            EngineError: their log-probabilities are further apart than `max_engine_gap` nats per token on average.
+        """
+        for agent in self.agents:
+            mine = [sample for sample in samples if sample.action.agent == agent][:count]
+            self.adapters.select(agent)
+            ours, theirs = self.logprobs(mine), [torch.tensor(sample.action.logprobs) for sample in mine]
+            gaps = [(a - b).abs().mean().item() for a, b in zip(ours, theirs, strict=True)]
+            gap = sum(gaps) / len(gaps) if gaps else 0.0
+            if gap > self._max_engine_gap:
+                raise EngineError(
+                    f"engine and trainer disagree about agent '{agent}' by {gap:.3f} nats per token before the first "
+                    f"update (module.max_engine_gap={self._max_engine_gap}): check temperature, dtype and adapters"
+                )
 
     def _old_logprobs(self, samples: Sequence[Sample]) -> list[Tensor | None]:
         """Trainer log-probabilities before the first update; None each when one update is taken (pi_old = pi_theta)."""

@@ -9,6 +9,7 @@ from mappa.errors import ConfigError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _FENCE = re.compile(r"```(?:python|py)[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -46,11 +47,18 @@ def head_tail(text: str, limit: int) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{...}`, braces balanced; None if there is none."""
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for index in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[index], 0)
-            if depth == 0:
-                return text[start:index].strip()
-    return None
+    r"""Content of the last-opened complete `\boxed{...}`, in one pass: endless unclosed boxes cost nothing.
+
+    Escaped braces (`\{`) are text.
+    """
+    opened: list[tuple[bool, int]] = []
+    last: tuple[int, int] | None = None
+    for match in _BOX_OR_BRACE.finditer(text):
+        token = match.group()
+        if token.endswith("{") and token != r"\{":
+            opened.append((token != "{", match.end()))
+        elif token == "}" and opened:
+            is_box, start = opened.pop()
+            if is_box and (last is None or start > last[0]):
+                last = (start, match.start())
+    return text[last[0] : last[1]].strip() if last is not None else None

@@ -69,7 +69,7 @@ def test_a_misspelt_key_fails_although_hydra_merges_it(override: str, message: s
 
 def test_a_missing_choice_lists_what_is_available(tmp_path: Path):
     with pytest.raises(ConfigCompositionException, match=r"(?s)You must specify 'task'.*arithmetic"):
-        compose_config([], tmp_path)
+        compose_config(["team=solo"], tmp_path)
 
 
 def test_an_unknown_experiment_lists_what_is_available(tmp_path: Path):

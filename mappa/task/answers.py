@@ -10,10 +10,9 @@ import re
 from fractions import Fraction
 
 from mappa.task import verifier
-from mappa.text import strip_reasoning
+from mappa.text import last_boxed, strip_reasoning
 
 MAX_DIGITS = 100
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _STATED = re.compile(r"(?:answer\s*(?:is|:|=)|####)[\s:*]*([^\n]+)", re.IGNORECASE)
 _WRAPPER = re.compile(r"^\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|displaystyle|bf|rm)\s*(?=[{\s(])")
 _LABEL = re.compile(
@@ -40,7 +39,7 @@ def extract(text: str) -> str | None:
     answer itself. None if there is no answer.
     """
     text = strip_reasoning(text)
-    boxed = _last_box(text)
+    boxed = last_boxed(text)
     if boxed is not None:
         return boxed or None
     stated = _STATED.findall(text)
@@ -107,24 +106,6 @@ def _matches_one(expression: str, truth: str, limit_s: float) -> bool | None:
     if _undressed(expression) == _undressed(truth):
         return True
     return verifier.shared().check(_without_label(expression), truth, limit_s)
-
-
-def _last_box(text: str) -> str | None:
-    r"""Content of the last-opened complete `\boxed{...}`, in one pass: endless unclosed boxes cost nothing.
-
-    Escaped braces (`\{`) are text.
-    """
-    opened: list[tuple[bool, int]] = []
-    last: tuple[int, int] | None = None
-    for match in _BOX_OR_BRACE.finditer(text):
-        token = match.group()
-        if token.endswith("{") and token != r"\{":
-            opened.append((token != "{", match.end()))
-        elif token == "}" and opened:
-            is_box, start = opened.pop()
-            if is_box and (last is None or start > last[0]):
-                last = (start, match.start())
-    return text[last[0] : last[1]].strip() if last is not None else None
 
 
 def _undressed(expression: str) -> str:
