@@ -14,9 +14,16 @@ from sandbox.errors import KernelStartError
 from sandbox.limits import MIB
 
 
+class _Context(zmq.asyncio.Context):
+    """A context that never waits when a pool was abandoned without `close`."""
+
+    def __del__(self) -> None:
+        """pyzmq would wait here, for ever, for sockets that are garbage themselves."""
+
+
 def make_context() -> zmq.asyncio.Context:
-    """One context (one I/O thread) for all kernels of a pool."""
-    context = zmq.asyncio.Context()
+    """One context (one I/O thread) for all kernels of a pool; `destroy` it."""
+    context = _Context()
     context.set(zmq.MAX_SOCKETS, 65_535)
     return context
 

@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """The work behind `python -m sandbox`. These functions print; they return an exit status."""
 
 from __future__ import annotations

@@ -54,11 +54,13 @@ class Workspace:
             with _refusals(name):
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 fd = os.open(last, flags, dir_fd=folder)
-            with os.fdopen(fd, "rb") as file:
-                info = os.fstat(file.fileno())
-                if not stat.S_ISREG(info.st_mode):
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise WorkspaceError(f"not a regular file: {name}")
-                data = file.read(max_bytes + 1)
+                with os.fdopen(fd, "rb", closefd=False) as file:
+                    data = file.read(max_bytes + 1)
+            finally:
+                os.close(fd)
         if len(data) > max_bytes:
             raise WorkspaceError(f"{name} is larger than {max_bytes} bytes")
         return data

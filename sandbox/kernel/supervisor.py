@@ -31,15 +31,20 @@ def supervise() -> None:
         os.setsid()
         return
     status = 0
-    while True:
-        if signal.sigwait(watched) == signal.SIGTERM:
-            break
-        gone = _reap(kernel)
-        if gone is not None:
-            status = gone
-            break
-    end_descendants()
-    os._exit(status)
+    try:
+        status = _watch(kernel, watched)
+    finally:
+        end_descendants()
+        os._exit(status)
+
+
+def _watch(kernel: int, watched: tuple[signal.Signals, ...]) -> int:
+    """Until the kernel ends (its exit status) or SIGTERM comes (0)."""
+    while signal.sigwait(watched) != signal.SIGTERM:
+        status = _reap(kernel)
+        if status is not None:
+            return status
+    return 0
 
 
 def _reap(kernel: int) -> int | None:
@@ -50,7 +55,7 @@ def _reap(kernel: int) -> int | None:
             pid, code = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            if pid == kernel:
+            if pid == kernel and not os.WIFSTOPPED(code):  # a traced child reports stops too
                 code = os.waitstatus_to_exitcode(code)
                 status = code if code >= 0 else 128 - code
     return status

@@ -67,8 +67,8 @@ BOMBS = (
     Attack("memory", "x = []\nwhile True: x.append(bytearray(10**7))", {"error", "killed_memory"}, says="Memory"),
     Attack(
         "memory-of-many",
-        "import os, time\nfor _ in range(8):\n if os.fork() == 0:\n  x = bytearray(b'x' * (250 << 20)); time.sleep(60)\n"
-        "time.sleep(60)",
+        "import os, time\nfor _ in range(8):\n if os.fork() == 0:\n  x = bytearray(b'x' * (250 << 20))\n"
+        "  time.sleep(60)\ntime.sleep(60)",
         KILLED,
     ),
     Attack(
@@ -106,8 +106,8 @@ DISK = (
     ),
     Attack(
         "deleted-but-open",
-        "import os, time\nkeep = []\nfor i in range(40):\n f = open('f', 'wb'); f.write(bytes(10 << 20)); os.unlink('f')\n"
-        " keep.append(f)\ntime.sleep(60)",
+        "import os, time\nkeep = []\nfor i in range(40):\n f = open('f', 'wb'); f.write(bytes(10 << 20))\n"
+        " os.unlink('f'); keep.append(f)\ntime.sleep(60)",
         {"killed_disk", "error"},
     ),
     Attack(

@@ -1,0 +1,120 @@
+"""Plain data: limits, results and their text, levels, policies, commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from sandbox import ExecutionResult, ExecutionStatus, IsolationLevel, KernelPool, ResourceLimits
+from sandbox.kernel.policy import KernelPolicy
+from sandbox.provisioners.bubblewrap import Features, View, build_command
+from sandbox.provisioners.choice import PROVISIONERS, candidates, refusal
+from sandbox.provisioners.spec import LaunchSpec, base_policy
+from sandbox.result import HeadTail, head_tail
+
+
+@pytest.mark.parametrize("change", [{"processes": 0}, {"execution_seconds": 0}, {"workspace_mib": -1}, {"cpus": 0}])
+def test_a_limit_cannot_be_switched_off_by_accident(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        ResourceLimits(**change)
+
+
+def test_head_and_tail():
+    assert head_tail("abc", 3) == "abc"
+    assert head_tail("a" * 50 + "b" * 50, 20) == "a" * 10 + "\n... [80 characters omitted] ...\n" + "b" * 10
+    kept = HeadTail(10)
+    for part in ("abc", "defgh", "x" * 1000, "the end"):
+        kept.add(part)
+    assert kept.text() == "abcde\n... [1005 characters omitted] ...\ne end"
+    assert kept.omitted == 1005
+
+
+def test_text_for_the_agent_keeps_the_notice_and_both_ends():
+    result = ExecutionResult(
+        ExecutionStatus.KILLED_MEMORY,
+        stdout="begin" + "x" * 5000,
+        traceback="y" * 5000 + "end",
+        notice="it was killed.",
+    )
+    text = result.to_text(400)
+    assert text.startswith("begin")
+    assert "end\n[sandbox] it was killed." in text
+    assert "characters omitted" in text
+    assert len(text) < 460
+    assert len(result.to_text(0)) < 100
+
+
+def test_text_is_always_utf_8_and_never_empty():
+    assert "without output" in ExecutionResult(ExecutionStatus.OK).to_text()
+    ExecutionResult(ExecutionStatus.OK, stdout="a\ud800\0b").to_text().encode()
+
+
+def test_statuses_are_those_of_the_contract():
+    names = "ok error timeout killed_timeout killed_memory killed_disk killed_output died"
+    assert [str(status) for status in ExecutionStatus] == names.split()
+
+
+def test_levels_are_ordered():
+    none, process, namespace = IsolationLevel
+    assert namespace.covers(process)
+    assert process.covers(process)
+    assert not none.covers(process)
+
+
+ISOLATING = [name for name in PROVISIONERS if name != "none"]
+
+
+@pytest.mark.parametrize(("require", "unsafe", "expected"), [
+    ("process", False, ISOLATING),
+    ("process", True, [*ISOLATING, "none"]),
+    ("none", True, [*ISOLATING, "none"]),
+    ("none", False, ISOLATING),
+    ("namespace", False, ["zygote", "bubblewrap"]),
+    ("namespace", True, ["zygote", "bubblewrap"]),
+])  # fmt: skip
+def test_no_isolation_needs_an_explicit_wish(require, unsafe, expected):
+    assert candidates("auto", IsolationLevel(require), unsafe) == expected
+
+
+def test_misspelt_settings_fail_at_once():
+    with pytest.raises(ValueError, match="unknown sandbox provisioner"):
+        KernelPool(provisioner="docker")
+    with pytest.raises(ValueError, match="medium"):
+        KernelPool(require="medium")
+
+
+def test_a_refusal_is_one_line_with_a_way_out():
+    text = str(refusal("auto", IsolationLevel.NAMESPACE, ["bubblewrap: bubblewrap is not installed"]))
+    assert "\n" not in text
+    assert "bubblewrap is not installed" in text
+    assert "README" in text
+
+
+def test_policies_travel_as_json():
+    policy = base_policy(LaunchSpec(ResourceLimits(), "/w", "/c"), "/run", "/w", "/tmp", landlock="try")
+    assert KernelPolicy.from_json(policy.to_json()) == policy
+    with pytest.raises(TypeError):
+        KernelPolicy.from_json('{"unknown": 1}')
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_the_bubblewrap_command(root):
+    view = View(5, 6, read_only=(("/a/policy", "/run/sandbox/policy"),), writable=(("/a/ws", "/workspace"),))
+    command = build_command(Features("bwrap", root), view, ["python"])
+    text = " ".join(command)
+    for part in ("--unshare-pid", "--unshare-net", "--die-with-parent", "--new-session", "--cap-drop ALL",
+                 "--size 6 --perms 1777 --tmpfs /tmp", "--bind /a/ws /workspace", "--remount-ro / "):  # fmt: skip
+        assert part in text
+    assert ("--unshare-user" in text) != root
+    assert ("--disable-userns" in text) != root
+    assert command[-2:] == ["--", "python"]
+    assert [command[i + 2] for i, word in enumerate(command) if word == "--bind"] == ["/workspace"]
+    assert text.index("--tmpfs /tmp") < text.index("--bind /a/ws")
+    assert "/home" not in text.split()
+
+
+def test_importing_the_package_loads_nothing():
+    code = "import sys, sandbox; print(sorted(m for m in sys.modules if m.split('.')[0] in ('zmq', 'jupyter_client')))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

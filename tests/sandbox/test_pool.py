@@ -1,0 +1,224 @@
+"""The pool: bounded, warm, refusing, counting, and gone without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+
+from sandbox import KernelPool, SandboxError, SandboxUnavailableError
+from sandbox.provisioners.process import LandlockProvisioner
+
+FAST = {"preload": ()}
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def base():
+    """A folder with a short name that kernels' users may pass."""
+    folder = tempfile.mkdtemp(prefix="sb-", dir="/tmp")
+    os.chmod(folder, 0o755)
+    yield folder
+    os.rmdir(folder)
+
+
+async def test_nothing_is_left_behind(open_pool, kind, base):
+    await (await open_pool(kind, **FAST)).close()  # what the event loop opens once and keeps
+    before = open_descriptors()
+    pool = await open_pool(kind, base_dir=base, **FAST)
+    async with pool.session() as session:
+        await session.execute("import os\nif os.fork() == 0:\n os.setsid()\n import time; time.sleep(1000)")
+        pids = [session.kernel.pid, session.kernel.provisioner.kernel_pid()]
+        folder = session.workspace.path
+    assert not _exists(folder)
+    await pool.close()
+    await pool.close()
+    assert os.listdir(base) == []
+    assert [pid for pid in pids if not _gone(pid)] == []
+    assert open_descriptors() <= before
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _gone(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return ") Z" in Path(f"/proc/{pid}/stat").read_text()
+    return True
+
+
+async def test_one_loud_line_says_the_level(open_pool, kind, caplog):
+    with caplog.at_level(logging.WARNING, logger="sandbox"):
+        pool = await open_pool(kind, warm=0, **FAST)
+    await pool.close()
+    assert [record.message for record in caplog.records] == [pool.statement]
+    assert pool.statement.startswith(f"sandbox isolation level = {'process' if 'landlock' in kind else 'namespace'}")
+
+
+async def test_sessions_are_apart_and_bounded(open_pool, kind):
+    pool = await open_pool(kind, max_kernels=2, **FAST)
+    async with pool:
+        async with pool.session() as one, pool.session() as two:
+            one.workspace.write("f", b"one")
+            await one.execute("x = 1")
+            result = await two.execute("import os; (os.listdir('.'), 'x' in globals())")
+            assert result.result == "([], False)"
+            third = asyncio.create_task(pool.session().__aenter__())
+            await asyncio.sleep(0.3)
+            assert not third.done()
+        await asyncio.wait_for(third, 60)
+        assert (pool.counters.executions, pool.counters.restarts) == (2, 0)
+
+
+async def test_counters(open_pool, kind):
+    pool = await open_pool(kind, warm=0, **FAST)
+    async with pool, pool.session() as session:
+        await session.execute("while True: pass", timeout=0.3)
+        await session.execute("import os; os._exit(1)")
+    assert (pool.counters.executions, pool.counters.timeouts, pool.counters.restarts) == (2, 1, 1)
+
+
+async def test_a_kernel_that_died_while_warm_is_not_handed_out(open_pool, kind):
+    pool = await open_pool(kind, warm=1, **FAST)
+    async with pool:
+        spare = pool._ready[0]
+        await spare.kernel.provisioner.kill()
+        async with pool.session() as session:
+            assert session is not spare
+            assert (await session.execute("1 + 1")).result == "2"
+
+
+async def test_a_closed_session_refuses(open_pool, kind):
+    pool = await open_pool(kind, warm=0, **FAST)
+    async with pool:
+        async with pool.session() as session:
+            pass
+        with pytest.raises(SandboxError, match="closed"):
+            await session.execute("1")
+    with pytest.raises(SandboxError):
+        async with pool.session():
+            pass
+
+
+async def test_a_dead_fork_server_is_replaced(open_pool):
+    pool = await open_pool("landlock-zygote", warm=0, **FAST)
+    async with pool, pool.session() as session:
+        server = pool._choice.forkserver._process
+        server.kill()
+        server.wait()
+        result = await session.execute("1 + 1")
+        if not result.ok:  # the kernel was on its way out when the code was sent
+            result = await session.execute("1 + 1")
+        assert result.result == "2"
+
+
+async def test_without_bubblewrap_the_next_level_is_taken_and_said(monkeypatch):
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else which(name))
+    with pytest.raises(SandboxUnavailableError, match="bubblewrap is not installed"):
+        await KernelPool(require="namespace", warm=0, preload=()).start()
+    async with KernelPool(warm=0, preload=()) as pool:
+        assert pool.level == "process"
+        assert "not used: zygote: bubblewrap is not installed" in pool.statement
+
+
+async def test_where_nothing_works_only_allow_unsafe_starts(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(LandlockProvisioner, "pretend_abi", -1)
+    for settings in ({}, {"require": "none"}, {"require": "namespace", "allow_unsafe": True}):
+        with pytest.raises(SandboxUnavailableError) as refused:
+            await KernelPool(warm=0, preload=(), **settings).start()
+        assert "\n" not in str(refused.value)
+    async with KernelPool(warm=0, preload=(), allow_unsafe=True) as pool, pool.session() as session:
+        assert pool.level == "none"
+        assert (await session.execute("1 + 1")).result == "2"
+
+
+async def test_no_kernel_is_root(open_pool, kind):
+    pool = await open_pool(kind, warm=0, **FAST)
+    async with pool, pool.session() as session:
+        result = await session.execute("import os; 0 in (os.getuid(), os.geteuid(), os.getgid(), *os.getgroups())")
+    assert result.result == "False"
+
+
+@pytest.mark.parametrize("provisioner", ["BubblewrapProvisioner", "LandlockProvisioner"])
+async def test_a_plain_kernel_manager_can_use_the_provisioners(provisioner, open_pool):
+    """The ecosystem's own extension point: a kernelspec names the provisioner."""
+    await (await open_pool("bubblewrap" if "Bubble" in provisioner else "landlock", warm=0)).close()
+    module = "bubblewrap" if "Bubble" in provisioner else "process"
+    made = getattr(__import__(f"sandbox.provisioners.{module}", fromlist=["x"]), provisioner)
+    manager = AsyncKernelManager()
+    manager._kernel_spec = KernelSpec(argv=["python"], display_name="sandbox", language="python")
+    manager.provisioner = made(kernel_id="plain", kernel_spec=manager._kernel_spec, parent=manager)
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=60)
+        reply = await client.execute_interactive("print(6 * 7)", timeout=60, output_hook=lambda message: None)
+        assert reply["content"]["status"] == "ok"
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+
+
+TRAINER = """
+import asyncio, json, os, sys
+from sandbox import KernelPool
+async def main():
+    pool = await KernelPool(warm=1, preload=(), provisioner=sys.argv[1], base_dir=sys.argv[2], freeze=False).start()
+    async with pool.session() as session:
+        await session.execute('''
+import os, time
+open('/dev/shm/left', 'w').write('x')
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True: time.sleep(0.1)
+    os._exit(0)
+''')
+        from sandbox.kernel.supervisor import descendants
+        print(json.dumps(descendants(os.getpid())), flush=True)
+        await asyncio.sleep(1000)
+asyncio.run(main())
+"""
+
+
+def _trainer(kind: str, base: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", TRAINER, kind, base], stdout=subprocess.PIPE, text=True)
+
+
+async def test_a_killed_trainer_leaves_nothing(open_pool, kind, base):
+    """SIGKILL: every process dies by itself; the folder goes at the next start."""
+    await (await open_pool(kind, warm=0, **FAST)).close()
+    trainer = _trainer(kind, base)
+    pids = json.loads(await asyncio.to_thread(trainer.stdout.readline))
+    assert len(pids) > 3
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    for _ in range(200):
+        alive = [pid for pid in pids if not _gone(pid)]
+        if not alive:
+            break
+        await asyncio.sleep(0.05)
+    assert alive == []
+    assert len(os.listdir(base)) == 1
+    await (await open_pool(kind, warm=0, base_dir=base, **FAST)).close()
+    assert os.listdir(base) == []
+    assert not _exists("/dev/shm/left")
