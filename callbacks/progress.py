@@ -66,7 +66,8 @@ class ProgressCallback(Callback, Listener):
         if trainer.is_global_zero and self._live is None:
             number = f"epoch {trainer.datamodule.epoch + 1}/{trainer.max_epochs}"
             right = f"team {float(metrics['rollout/accuracy']):.2f}" if "rollout/accuracy" in metrics else ""
-            self._console.print(f"{number}  {right}  reward: {', '.join(rewards) or 'unjudged'}{self._accuracy()}")
+            line = f"{number}  {right}  reward: {', '.join(rewards) or 'unjudged'}{self._accuracy()}"
+            self._console.print(line, soft_wrap=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.teardown(trainer, pl_module, "fit")

@@ -81,11 +81,11 @@ def demonstrate(rng: random.Random, agents: Mapping[str, Any]) -> list[Turn]:
         text = fill(agents[name]["prompt"], {"task": task.question, **values})
         return [Message("system", agents[name]["system"]), Message("user", text)]
 
-    draft = noisy_terms(rng, expression, 0.22)
+    draft = noisy_terms(rng, expression, 0.26)
     turns.append((opening("solver"), draft))
 
     source = draft if rng.random() < 0.6 else expression
-    code = f"print({noisy_terms(rng, source, 0.15)})"
+    code = f"print({noisy_terms(rng, source, 0.2)})"
     slip = rng.random()
     code = code[:-1] if slip < 0.04 else code[6:-1] if slip < 0.06 else code
     seen = opening("executor", solver=draft)
@@ -106,7 +106,7 @@ def demonstrate(rng: random.Random, agents: Mapping[str, Any]) -> list[Turn]:
     turns.append(
         (
             opening("verifier", solver=draft, executor_tool=result),
-            f"\\boxed{{{noisy_number(rng, result, 0.16)}}}",
+            f"\\boxed{{{noisy_number(rng, result, 0.24)}}}",
         )
     )
     return turns
@@ -216,9 +216,9 @@ def make(out: Path, steps: int, layers: int, width: int, batch: int, rate: float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ASSETS / "tiny", help="folder to write (default: the shipped one)")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -85,7 +85,7 @@ class HFEngine(BaseEngine):
         if self._pending and len(self._pending) >= self._lanes and not self._dispatching:
             self._dispatching = True
             task = asyncio.get_running_loop().create_task(self._dispatch())
-            task.add_done_callback(lambda done: done.exception())  # every exception already went to the requesters
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # requesters were told already
 
     async def _dispatch(self) -> None:
         """Serve everything that is pending, one batch after the other, then answer all at once."""
