@@ -84,7 +84,12 @@ class KernelPool:
         """Find what works here by starting a kernel, say so in one line, remove leftovers, warm up.
 
         Raises SandboxUnavailableError, with one line that says why, if the required level is not reached.
+        Does nothing when it has been started; raises SandboxError when it has been closed.
         """
+        if self._closed:
+            raise SandboxError("the sandbox pool is closed")
+        if self._choice is not None:
+            return self
         self._places = asyncio.Semaphore(self._max_kernels)
         self._starts = asyncio.Semaphore(self._start_concurrency)
         self._folder = PoolFolder(self._base_dir)
