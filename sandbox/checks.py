@@ -157,7 +157,7 @@ PROCESSES = (
     ),
     Check("become-root", "attempt(lambda: os.setuid(0) or os.getuid() == 0)", open_without=False),
     Check("capabilities", "attempt(lambda: any(int(l.split()[1], 16) & ~4 for l in open('/proc/self/status')"
-          " if l.startswith(('CapEff', 'CapPrm', 'CapInh', 'CapBnd'))))", open_without=False),
+          " if l.startswith(('CapEff', 'CapPrm', 'CapInh', 'CapAmb'))))", open_without=False),
 )  # fmt: skip
 
 _NULLS = ("0", "0", "0", "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 
 from .hardening import harden
 from .policy import KernelPolicy
@@ -13,7 +14,9 @@ def main(role: str, argument: str) -> None:
     """`kernel <policy file>`: one kernel, cold. `forkserver <JSON>`: the pre-forked parent of many."""
     if role == "kernel":
         with open(argument, encoding="utf-8") as file:
-            become_kernel(KernelPolicy.from_json(file.read()))
+            policy = KernelPolicy.from_json(file.read())
+        _require_launcher()
+        become_kernel(policy, policy.launcher)
     elif role == "forkserver":
         from .forkserver import serve
 
@@ -22,14 +25,28 @@ def main(role: str, argument: str) -> None:
         raise SystemExit(f"unknown role {role!r}")
 
 
-def become_kernel(policy: KernelPolicy) -> None:
-    """Confine this process for good and serve; any step that fails ends it."""
+def _require_launcher() -> None:
+    """End if the process that holds the other end of stdin is gone.
+
+    From here on everything around this process dies with that one; while it was being set up, nothing did.
+    """
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    if any(event & select.POLLHUP for _, event in poll.poll(0)):
+        raise SystemExit("the launching process is gone")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def become_kernel(policy: KernelPolicy, launcher: int) -> None:
+    """Confine this process for good and serve; any step that fails ends it. `launcher`: see `supervise`."""
     os.environ.clear()
     os.environ.update(policy.environment)
     if policy.supervise:
         from .supervisor import supervise
 
-        supervise()
+        supervise(launcher)
     harden(policy)
     from . import app
 

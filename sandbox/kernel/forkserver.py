@@ -40,11 +40,12 @@ def serve(config: dict[str, Any]) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead monitors are collected by the system
     orders.send(b"{}")
+    server = os.getpid()
     while order := orders.recv(_MESSAGE_BYTES):
         try:
             pid = os.fork()
             if pid == 0:
-                _child(order.decode(), config["namespaces"])
+                _child(order.decode(), server, config["namespaces"])
             pidfd = os.pidfd_open(pid)
             orders.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))])
             os.close(pidfd)
@@ -52,7 +53,7 @@ def serve(config: dict[str, Any]) -> None:
             orders.send(json.dumps({"error": str(error)}).encode())
 
 
-def _child(order: str, namespaces: bool) -> NoReturn:
+def _child(order: str, server: int, namespaces: bool) -> NoReturn:
     """Become what `order` says; nothing escapes into the loop of the parent."""
     try:
         os.closerange(3, 1024)
@@ -65,7 +66,7 @@ def _child(order: str, namespaces: bool) -> NoReturn:
         random.seed()
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()
-        become_kernel(policy)
+        become_kernel(policy, server)
     except BaseException:  # noqa: BLE001 - boundary: whatever it was, this process must end here
         traceback.print_exc()
     finally:

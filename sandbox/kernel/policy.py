@@ -34,6 +34,8 @@ class KernelPolicy:
     """User and group to become (only when started as root)."""
     read_anywhere: bool = False
     """Keep the right to read files of other users: needed where the interpreter lies in root's home."""
+    launcher: int = 0
+    """Pid of the process that starts this one, and without which it must not live."""
     supervise: bool = False
     """No pid namespace: keep a parent that takes every descendant down with the kernel."""
     own_pid_namespace: bool = True

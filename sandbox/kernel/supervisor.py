@@ -10,19 +10,19 @@ import time
 from . import libc
 
 
-def supervise() -> None:
+def supervise(launcher: int) -> None:
     """Fork; the child returns and becomes the kernel, the parent never returns.
 
     The parent adopts everything the kernel leaves behind (subreaper). When the kernel ends, when SIGTERM
-    asks, or when its own parent dies, it kills all descendants until none is left, and exits.
+    asks, or when its own parent dies, it kills all descendants until none is left, and exits. That parent
+    must be the process `launcher`: another one means that it died before this could be arranged.
     """
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-    parent = os.getppid()
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
     watched = (signal.SIGTERM, signal.SIGCHLD)
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.getppid() != parent:
+    if os.getppid() != launcher:
         os._exit(1)
     kernel = os.fork()
     if kernel == 0:

@@ -37,14 +37,16 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def popen(command: list[str], log_path: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    """Start `command` with nothing inherited; what it says goes to a log. Takes a few milliseconds."""
+def popen(
+    command: list[str], log_path: str, stdin: int = subprocess.DEVNULL, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start `command` with nothing else inherited; what it says goes to a log. Takes a few milliseconds."""
     with open(log_path, "wb") as log:
         return subprocess.Popen(
             command,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             cwd="/",
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=log,
             stderr=log,
             pass_fds=pass_fds,
@@ -81,6 +83,7 @@ class SandboxProvisioner(LocalProvisioner):
     """Readable once the launched process is gone; None before the launch and after the cleanup."""
     _own_folder: str | None = None
     _kernel_pid: int | None = None
+    _lifeline: int | None = None
 
     # --- to be said by each provisioner -------------------------------------------------------------
 
@@ -142,9 +145,13 @@ class SandboxProvisioner(LocalProvisioner):
         return LaunchSpec(ResourceLimits(), f"{folder}/ws", f"{folder}/c", uid=uid)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Start `cmd` with nothing inherited."""
+        """Start `cmd` with nothing inherited but one end of a pipe, as stdin, whose other end this process holds."""
         assert self.spec is not None
-        self.process = popen(cmd, f"{self.spec.control}/launch.log")
+        reading, self._lifeline = os.pipe()
+        try:
+            self.process = popen(cmd, f"{self.spec.control}/launch.log", stdin=reading)
+        finally:
+            os.close(reading)
         self.pid = self.pgid = self.process.pid
         self.pidfd = os.pidfd_open(self.pid)
         return self.connection_info
@@ -217,7 +224,9 @@ class SandboxProvisioner(LocalProvisioner):
             self.process.poll()
         if self.pidfd is not None:
             os.close(self.pidfd)
-        self.pidfd = self._kernel_pid = None
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+        self.pidfd = self._kernel_pid = self._lifeline = None
         if self._own_folder is not None:
             remove_tree(self._own_folder)
             self._own_folder = self.spec = None

@@ -32,6 +32,7 @@ class PlainProvisioner(SandboxProvisioner):
             run_folder=self.run_folder(spec),
             working_dir=spec.workspace,
             home=home,
+            launcher=os.getpid(),
             supervise=True,
             own_pid_namespace=False,
             read_anywhere=spec.uid is not None and not reachable_by_others([*python_roots(), KERNEL_PACKAGE]),

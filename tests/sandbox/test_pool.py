@@ -207,11 +207,13 @@ async def test_a_killed_trainer_leaves_nothing(open_pool, kind, base):
     """SIGKILL: every process dies by itself; the folder goes at the next start."""
     await (await open_pool(kind, warm=0, **FAST)).close()
     trainer = _trainer(kind, base)
-    pids = json.loads(await asyncio.to_thread(trainer.stdout.readline))
+    try:
+        pids = json.loads(await asyncio.to_thread(trainer.stdout.readline))
+    finally:
+        trainer.kill()
+        trainer.wait()
+        trainer.stdout.close()
     assert len(pids) > 3
-    trainer.kill()
-    trainer.wait()
-    trainer.stdout.close()
     for _ in range(200):
         alive = [pid for pid in pids if not _gone(pid)]
         if not alive:
