@@ -38,8 +38,6 @@ class Execution:
         self.interrupted = False
         self.dropped = False
         """A message was too large to be taken."""
-        self.began = False
-        """The kernel has taken up the code."""
         self._replied = self._idle = False
         self._bytes = self._messages = 0
         self._id = ""
@@ -102,9 +100,7 @@ class Execution:
                 self._take_output(message["msg_type"], message["content"])
 
     def _is_mine(self, message: dict[str, Any]) -> bool:
-        mine = message["parent_header"].get("msg_id") == self._id
-        self.began = self.began or mine
-        return mine
+        return message["parent_header"].get("msg_id") == self._id
 
     def _reopen(self) -> None:
         self.dropped = True

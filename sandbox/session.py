@@ -79,9 +79,6 @@ class KernelSession:
             kernel = await self._restart() if fresh else self.kernel
             assert kernel is not None
             run = await self._run(kernel, code, seconds)
-            if not (fresh or run.began or kernel.alive() or kernel.kill_reason):
-                fresh, kernel = True, await self._restart()  # earlier code had ended it: this one never ran
-                run = await self._run(kernel, code, seconds)
             status, notice = self._judge(run, kernel, seconds)
             if status.lost_kernel and not self._closed:
                 await self._restart()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,16 @@ from traitlets.config import Config
 
 from .output import BoundedOutStream, BoundedSession, clip, end_execution
 from .policy import KernelPolicy
+
+
+def _leave_out_debugger() -> None:
+    """Keep ipykernel from importing debugpy, which takes longer than all the rest of a start."""
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    importlib.import_module("ipykernel.debugger")
+    del sys.modules["debugpy"]
+
+
+_leave_out_debugger()
 
 
 class SandboxShell(ZMQInteractiveShell):
@@ -42,6 +53,9 @@ class SandboxShell(ZMQInteractiveShell):
             with contextlib.suppress(Exception):
                 value.args = tuple(clip(x, BoundedOutStream.keep) if isinstance(x, str) else x for x in arguments)
         super().showtraceback(exc_tuple, *args, **kwargs)
+
+    def ask_exit(self) -> None:
+        """`exit()` ends nothing: the next code would find no kernel."""
 
     def forget_execution(self) -> None:
         """Drop the last exception, whose frames may hold gigabytes, and stored output."""
@@ -72,6 +86,10 @@ class SandboxKernel(IPythonKernel):
             sys.stdout, sys.stderr = self.streams
             self.shell.forget_execution()
             end_execution()
+
+    async def do_shutdown(self, restart: bool) -> dict[str, Any]:
+        """Whoever made this kernel kills it; code that asks is ignored."""
+        return {"status": "ok", "restart": restart}
 
 
 class SandboxKernelApp(IPKernelApp):
@@ -131,3 +149,5 @@ def run(policy: KernelPolicy) -> None:
         if isinstance(stream, BoundedOutStream):
             stream.stop_echo()
     app.start()
+    while True:  # code has stopped the loop
+        app.io_loop.start()
