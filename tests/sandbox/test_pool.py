@@ -91,7 +91,8 @@ async def test_counters(open_pool, kind):
     async with pool, pool.session() as session:
         await session.execute("while True: pass", timeout=0.3)
         await session.execute("import os; os._exit(1)")
-    assert (pool.counters.executions, pool.counters.timeouts, pool.counters.restarts) == (2, 1, 1)
+    assert (pool.counters.executions, pool.counters.timeouts) == (2, 1)
+    assert pool.counters.restarts in (1, 2)  # on a busy machine the loop is killed instead of interrupted
 
 
 async def test_a_kernel_that_died_while_warm_is_not_handed_out(open_pool, kind):
