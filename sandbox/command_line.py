@@ -99,6 +99,10 @@ async def bench(provisioner: str, kernels: int) -> int:
             print(f"executions over all: {10 * kernels / (time.perf_counter() - began):.0f} per second")
             began = time.perf_counter()
         print(f"all closed: {time.perf_counter() - began:.2f} s")
+    async with KernelPool(provisioner=provisioner, warm=1, preload=(), allow_unsafe=True) as pool:
+        began = time.perf_counter()
+        async with pool.session():
+            print(f"session from a warm spare: {(time.perf_counter() - began) * 1e3:.1f} ms")
     return 0
 
 
