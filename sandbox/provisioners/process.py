@@ -81,17 +81,15 @@ class LandlockProvisioner(PlainProvisioner):
 
     def confinement(self, spec: LaunchSpec, home: str) -> dict[str, Any]:
         """Read the system and the interpreter; write the workspace, a private temporary folder and the sockets."""
-        result = {
+        variables = environment(spec.limits.cpus, home)
+        return {
             "landlock": "require",
             "landlock_abi": self.pretend_abi,
             "read_only": [*_SYSTEM, KERNEL_PACKAGE, *python_roots()],
             "writable": [spec.workspace, home, self.run_folder(spec)],
+            "shared_memory": "" if spec.uid is None else sharedmemory.FOLDER,  # everybody's: only for an own user
             "devices": list(DEVICES),
             "own_proc": True,
+            # joblib's processes look at themselves in /proc, where only the kernel itself is visible
+            "environment": {**variables, "JOBLIB_MULTIPROCESSING": "0"},
         }
-        if spec.uid is not None:  # everybody's: only for an own user
-            result["shared_memory"] = sharedmemory.FOLDER
-        else:
-            variables = environment(spec.limits.cpus, home)
-            result["environment"] = {**variables, "JOBLIB_MULTIPROCESSING": "0"}
-        return result
