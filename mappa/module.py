@@ -154,9 +154,14 @@ class TeamModule(LightningModule):
                 )
 
     def _old_logprobs(self, samples: Sequence[Sample]) -> list[Tensor | None]:
-        """Trainer log-probabilities before the first update; None each when one update is taken (pi_old = pi_theta)."""
+        """Log-probabilities before the first update, with no second forward where there is no need of one.
+
+        None each when one update is taken (pi_old = pi_theta); the engine's own when it shares the trainer's weights.
+        """
         if self.data.updates_per_epoch == 1:
             return [None] * len(samples)
+        if self.data.engine.shares_weights:
+            return [torch.tensor(sample.action.logprobs) for sample in samples]
         found: dict[str, Tensor] = {}
         for agent in self.agents:
             self.adapters.select(agent)

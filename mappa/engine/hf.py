@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mappa.chat import Chat
     from mappa.lora import Adapters
 
+STRETCH = 1.3
+"""Longest over shortest prompt of one batch: padding costs as much as tokens do."""
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -114,8 +117,14 @@ class HFEngine(BaseEngine):
             by_agent[request.agent].append(request)
         batches = []
         for agent in sorted(by_agent):
-            ordered = sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids))
-            batches += [ordered[i : i + self._max_batch] for i in range(0, len(ordered), self._max_batch)]
+            batch: list[_Request] = []
+            for request in sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids)):
+                full = len(batch) == self._max_batch
+                if full or (batch and len(request.prompt_ids) > STRETCH * len(batch[0].prompt_ids)):
+                    batches.append(batch)
+                    batch = []
+                batch.append(request)
+            batches.append(batch)
         return batches
 
     @torch.no_grad()
@@ -151,10 +160,11 @@ def sample(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample one completion per prompt by inverse transform with one uniform number per row and step.
 
-    Rows that have ended leave the batch only when all have: the KV cache is never reordered.
+    Rows that have ended leave the batch, and the KV cache, whenever they are half of it.
 
     Returns:
-        tokens_BT and logprobs_BT (float32, natural log under each row's temperature), on the CPU.
+        tokens_BT and logprobs_BT (float32, natural log under each row's temperature), on the CPU; ended rows go on
+        with `eos_id`.
     """
     device = next(model.parameters()).device
     width = max(map(len, prompts))
@@ -169,8 +179,11 @@ def sample(
     uniforms = torch.from_numpy(np.stack([np.random.default_rng(s.seed).random(budget) for s in samplings])).to(device)
     temperature = torch.tensor([s.temperature for s in samplings], device=device).unsqueeze(1)
     top_p = torch.tensor([s.top_p for s in samplings], device=device).unsqueeze(1)
+    tokens_BT = torch.full((len(prompts), budget), eos_id, device=device)
+    logprobs_BT = torch.zeros((len(prompts), budget), device=device)
+    rows = torch.arange(len(prompts), device=device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache, tokens, logprobs = None, [], []
+    cache = None
     for step in range(budget):
         out = model(
             input_ids=input_ids,
@@ -181,17 +194,21 @@ def sample(
             logits_to_keep=1,
         )
         cache = out.past_key_values
-        logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature, dim=-1)
-        token_B = _draw(logprobs_BV, uniforms[:, step], top_p)
-        tokens.append(torch.where(alive, token_B, eos_id))
-        logprobs.append(logprobs_BV.gather(1, token_B.unsqueeze(1)).squeeze(1))
+        logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature[rows], dim=-1)
+        token_B = torch.where(alive, _draw(logprobs_BV, uniforms[rows, step], top_p[rows]), eos_id)
+        tokens_BT[rows, step] = token_B
+        logprobs_BT[rows, step] = logprobs_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         alive = alive & (token_B != eos_id)
         if not alive.any():
             break
-        input_ids = token_B.unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return torch.stack(tokens, 1).cpu(), torch.stack(logprobs, 1).float().cpu()
+        if 2 * int(alive.sum()) <= len(alive):
+            cache.batch_select_indices(alive.nonzero().squeeze(1))
+            rows, token_B, mask, positions = rows[alive], token_B[alive], mask[alive], positions[alive]
+            alive = alive[alive]
+        input_ids = token_B.unsqueeze(1)
+    return tokens_BT[:, : step + 1].cpu(), logprobs_BT[:, : step + 1].cpu()
 
 
 def _draw(logprobs_BV: torch.Tensor, uniform_B: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
