@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
-from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, warnings
+from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, unjudged_line, warnings
 from mappa.ranks import gather, world
 from mappa.rollout import Listener
 from mappa.types import Action, Episode, Task
@@ -132,11 +132,9 @@ class JudgeCallback(Callback, Listener):
     def _stop_if_hopeless(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All ranks stop together: the reason may be known to one of them only."""
         reasons = [reason for reason in gather(self.judge.fatal) if reason is not None]
-        unjudged = self.health.get("judge/unjudged", 0.0)
-        if unjudged > self._max_unjudged:
-            why = next((v.reason for v in self._data.verdicts.values() if v.score is None and v.reason), "")
-            bound = f"max_unjudged={self._max_unjudged:g}"
-            reasons.append(f"{unjudged:.0%} of this epoch's actions are unjudged ({bound}){why and ': ' + why[:200]}")
+        if self.health.get("judge/unjudged", 0.0) > self._max_unjudged:
+            line = unjudged_line(*self._data.everyone())
+            reasons.append(f"{line} (max_unjudged={self._max_unjudged:g})")
         if reasons:
             trainer.should_stop = True
             for checkpoint in trainer.checkpoint_callbacks:

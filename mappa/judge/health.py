@@ -62,11 +62,23 @@ def score_counts(scores: Sequence[float]) -> list[int]:
     return [counts[score] for score in range(11)]
 
 
+def unjudged_line(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> str:
+    """Which share of the actions has no verdict, and one of the reasons; empty if all have one."""
+    ids = [action.id for episode in episodes for action in episode.actions]
+    missing = [action_id for action_id in ids if _score(verdicts, action_id) is None]
+    if not missing:
+        return ""
+    reason = next((verdicts[i].reason for i in missing if i in verdicts and verdicts[i].reason), "")
+    return f"{len(missing) / len(ids):.0%} of this epoch's actions are unjudged{reason and ': ' + reason[:200]}"
+
+
 def warnings(
     episodes: Sequence[Episode], verdicts: Mapping[str, Verdict], max_saturation: float, max_gap: float
 ) -> dict[str, str]:
     """What passed its bound -> a line that says so, where there are enough actions to say so."""
     lines = {}
+    if unjudged := unjudged_line(episodes, verdicts):
+        lines["unjudged"] = unjudged
     for agent, values in scores_by_agent(episodes, verdicts).items():
         for end in (0.0, 10.0):
             share = values.count(end) / len(values)

@@ -165,7 +165,7 @@ def test_started_announced_flushed_and_closed(data):
 
 def test_too_much_unjudged_stops_after_a_checkpoint_and_before_the_update(data):
     callback = JudgeCallback(Scripted([None, None, 8.0, None]), max_unjudged=0.5)
-    with pytest.raises(JudgeError, match=r"75% .*max_unjudged=0.5\): it is asleep"):
+    with pytest.raises(JudgeError, match=r"75% .*: it is asleep \(max_unjudged=0.5\)"):
         run_epoch(callback, data, [episode(0), episode(1)])
 
 
