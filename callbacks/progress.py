@@ -97,7 +97,7 @@ class ProgressCallback(Callback, Listener):
 
     def _closing(self, trainer: Trainer) -> Table:
         table = Table(title="Held-out accuracy, graded by the task itself")
-        for column in ("set", "epoch", "accuracy", "95% interval", "problems", "tokens per episode"):
+        for column in ("set", "epoch", "accuracy", "95% interval", "problems", "tokens per episode", "gain (p)"):
             table.add_column(column)
         results = self._results()
         for name in dict.fromkeys(result.name for result in results):
@@ -106,5 +106,6 @@ class ProgressCallback(Callback, Listener):
                 a = result.accuracy
                 interval = f"{a['low']:.3f} - {a['high']:.3f}"
                 row = (f"{a['mean']:.3f}", interval, str(a["n"]), f"{result.tokens:.0f}")
-                table.add_row(name, str(result.epoch), *row)
+                gain = f"{result.gain['mean']:+.3f} ({result.gain['p']:.2g})" if result.gain else ""
+                table.add_row(name, str(result.epoch), *row, gain)
         return table

@@ -73,6 +73,7 @@ class SummaryCallback(Callback):
         results = validation.results if validation else []
         first = {r.name: r.accuracy for r in results if r.epoch == 0}
         last = {r.name: r.accuracy for r in results if r.epoch > 0}
+        gain = {r.name: r.gain for r in results if r.gain is not None}
         pool = trainer.datamodule.pool
         epochs = sorted(self._rewards)
         return {
@@ -81,6 +82,7 @@ class SummaryCallback(Callback):
             "seconds": round(self._seconds_before + time.monotonic() - self._started, 1),
             "accuracy_before": _single(first),
             "accuracy_after": _single(last),
+            "gain": _single(gain),
             "reward_by_agent": {
                 "first": self._rewards[epochs[0]] if epochs else {},
                 "last": self._rewards[epochs[-1]] if epochs else {},
@@ -90,7 +92,10 @@ class SummaryCallback(Callback):
             "actions": {key: self._actions[key] for key in _ACTIONS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
-            "validation": [asdict(result) for result in results],
+            "validation": [
+                {key: value for key, value in asdict(result).items() if key != "scores"}  # those are in validation/
+                for result in results
+            ],
         }
 
     def _health(self, trainer: Trainer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from mappa.episodes import write_lines
-from mappa.metrics import evaluate_episodes
+from mappa.metrics import evaluate_episodes, paired, scores_by_task
 from mappa.ranks import gather
 from mappa.rollout import Job
 from mappa.seed import stable_seed
@@ -30,6 +31,10 @@ class Result:
     """Completion tokens per episode."""
     failed: int
     """Episodes that ended in an error; they count as wrong."""
+    scores: dict[str, float]
+    """Task id -> mean grade of its episodes."""
+    gain: dict[str, float] | None = None
+    """Over the untrained team on the same problems: mean, low, high, n and p; see `metrics.paired`."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -78,16 +83,20 @@ class ValidationCallback(Callback):
             ]
             mine = trainer.datamodule.play(jobs, name, self._temperature, self._top_p)
             episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
+            scores = scores_by_task(episodes)
+            untrained = next((r.scores for r in self.results if r.name == name and r.epoch == 0), None)
             result = Result(
                 epoch=epoch,
                 name=name,
+                scores=scores,
+                gain=paired(untrained, scores) if untrained is not None else None,
                 measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
                 tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
                 failed=sum(episode.error is not None for episode in episodes),
             )
             fresh.append(result)
             if trainer.is_global_zero:
-                self._write(epoch, name, episodes)
+                self._write(epoch, name, episodes, trainer.datamodule.task_set.vote)
                 for logger in trainer.loggers:
                     logger.log_metrics(
                         {f"validation/{name}": result.accuracy["mean"]}, trainer.lightning_module.version
@@ -95,12 +104,13 @@ class ValidationCallback(Callback):
         self.results += fresh
         return fresh
 
-    def _write(self, epoch: int, name: str, episodes: list[Episode]) -> None:
+    def _write(self, epoch: int, name: str, episodes: list[Episode], vote: Callable[[str], str | None]) -> None:
         lines = [
             {
                 "task": episode.task.id,
                 "kind": episode.task.kind,
                 "answer": episode.answer,
+                "vote": None if episode.answer is None else vote(episode.answer),
                 "score": episode.grade.score if episode.grade else 0.0,
                 "reason": episode.grade.reason if episode.grade else episode.error,
                 "tokens": sum(len(action.completion_ids) for action in episode.actions),

@@ -78,7 +78,7 @@ def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | N
     by_task: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         by_task[episode.task.id].append(episode)
-    scores = [[e.grade.score if e.grade is not None else 0.0 for e in attempts] for attempts in by_task.values()]
+    scores = [[_score(episode) for episode in attempts] for attempts in by_task.values()]
     k = min(map(len, scores))
     result = {f"avg@{k}": interval([statistics.fmean(row) for row in scores])}
     if k > 1:
@@ -88,6 +88,41 @@ def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | N
             result[f"pass@{draws}"] = interval(values)
         result[f"maj@{k}"] = interval([majority(v, s) for v, s in zip(votes, scores, strict=True)])
     return result
+
+
+def scores_by_task(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Task id -> mean grade of its episodes on 0-1; one that ended in an error counts as wrong."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        by_task[episode.task.id].append(_score(episode))
+    return {task: statistics.fmean(scores) for task, scores in by_task.items()}
+
+
+def paired(before: Mapping[str, float], after: Mapping[str, float], draws: int = 10_000) -> dict[str, float]:
+    """Test of `after` against `before` on the same problems.
+
+    Returns:
+        mean difference with its 95% bootstrap interval over problems (`low`, `high`), `n` problems, and `p`, two-sided,
+        of the sign-flip permutation test: how often chance alone gives a difference as large.
+
+    Raises:
+        ValueError: not the same problems.
+    """
+    import numpy as np
+
+    if before.keys() != after.keys():
+        raise ValueError(f"not the same problems: {len(before.keys() ^ after.keys())} stand on one side only")
+    differences = np.array([after[task] - before[task] for task in sorted(before)])
+    rng = np.random.default_rng(0)
+    flipped = np.concatenate(
+        [(rng.choice((-1.0, 1.0), (1000, len(differences))) * differences).mean(axis=1) for _ in range(draws // 1000)]
+    )
+    as_large = int((np.abs(flipped) >= abs(differences.mean()) - 1e-12).sum())
+    return interval(differences.tolist()) | {"p": (as_large + 1) / (len(flipped) + 1)}
+
+
+def _score(episode: Episode) -> float:
+    return episode.grade.score if episode.grade is not None else 0.0
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:

@@ -17,9 +17,9 @@ LAYERS = [
     | {"mappa.chat", "mappa.episodes"},
     {"mappa.agent", "mappa.team"},
     {"mappa.rollout"},
-    {"mappa.lora", "mappa.model", "mappa.policy", "mappa.module", "mappa.data"},
+    {"mappa.lora", "mappa.model", "mappa.policy", "mappa.footprint", "mappa.module", "mappa.data"},
     {"callbacks"},
-    {"mappa.config", "mappa.train", "mappa.evaluate", "mappa.tiny", "mappa.plan"},
+    {"mappa.config", "mappa.train", "mappa.evaluate", "mappa.compare", "mappa.plan", "mappa.tiny"},
 ]
 FILES = sorted(p for top in ("mappa", "callbacks", "sandbox") for p in (REPO / top).rglob("*.py"))
 

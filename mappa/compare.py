@@ -1,0 +1,109 @@
+"""Two teams on the same problems at an equal token budget: `python -m mappa.compare FOLDER FOLDER [set=NAME]`.
+
+A FOLDER holds per-problem results: `<run>/validation`, or what `python -m mappa.evaluate` printed. Whoever spends fewer
+tokens a problem gets as many of its samples as the other's one costs, and answers by majority.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mappa.config import run_guarded
+from mappa.errors import ConfigError
+from mappa.metrics import interval, majority, paired
+
+
+@dataclass(frozen=True)
+class Side:
+    """One team's recorded attempts."""
+
+    folder: Path
+    attempts: dict[str, list[dict[str, Any]]]
+    """Task id -> its attempts in order; each has `vote`, `score` and `tokens`."""
+
+    @property
+    def tokens(self) -> float:
+        """Completion tokens of one attempt, on average."""
+        return statistics.fmean(attempt["tokens"] for attempts in self.attempts.values() for attempt in attempts)
+
+    def scores(self, samples: int) -> dict[str, float]:
+        """Task id -> score of the majority over its first `samples` attempts.
+
+        Raises:
+            ConfigError: fewer attempts were recorded.
+        """
+        recorded = min(map(len, self.attempts.values()))
+        if recorded < samples:
+            raise ConfigError(
+                f"{self.folder} has {recorded} attempts a problem, an equal budget takes {samples}: "
+                f"python -m mappa.evaluate run=... samples={samples}"
+            )
+        return {
+            task: majority([a["vote"] for a in attempts[:samples]], [a["score"] for a in attempts[:samples]])
+            for task, attempts in self.attempts.items()
+        }
+
+
+def read(folder: Path, name: str | None = None) -> Side:
+    """The newest results of validation set `name` (the only one, if None).
+
+    Raises:
+        ConfigError: no such results, or several sets to choose from.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.glob("*-epoch=*.jsonl")):
+        found[path.stem.rpartition("-epoch=")[0]].append(path)
+    if not found:
+        raise ConfigError(f"{folder} holds no per-problem results (NAME-epoch=N.jsonl)")
+    if name is None and len(found) > 1:
+        raise ConfigError(f"{folder} has several sets; say which: set={'|'.join(sorted(found))}")
+    name = name or next(iter(found))
+    if name not in found:
+        raise ConfigError(f"{folder} has no set '{name}'; available: {', '.join(sorted(found))}")
+    attempts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in found[name][-1].read_text().splitlines():
+        record = json.loads(line)
+        attempts[record["task"]].append(record)
+    return Side(folder, dict(attempts))
+
+
+def compare(one: Side, other: Side) -> dict[str, Any]:
+    """Accuracies at the budget of whichever spends more tokens a problem, and the paired test of one against the other.
+
+    Raises:
+        ConfigError: other problems, or too few attempts for an equal budget.
+    """
+    budget = max(one.tokens, other.tokens)
+    sides, scores = [], []
+    for side in (one, other):
+        samples = int(budget / side.tokens)
+        scores.append(side.scores(samples))
+        accuracy = interval(list(scores[-1].values()))
+        sides.append(
+            {"folder": str(side.folder), "samples": samples, "tokens_per_problem": side.tokens * samples} | accuracy
+        )
+    try:
+        return {"one": sides[0], "other": sides[1], "difference": paired(scores[1], scores[0])}
+    except ValueError as error:
+        raise ConfigError(f"{one.folder} and {other.folder} cannot be compared: {error}") from None
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)  # noqa: T201 command-line output
+        return
+    folders = [Path(word) for word in sys.argv[1:] if not word.startswith("set=")]
+    name = next((word.removeprefix("set=") for word in sys.argv[1:] if word.startswith("set=")), None)
+    if len(folders) != 2:
+        raise ConfigError("say which two: python -m mappa.compare FOLDER FOLDER [set=NAME]")
+    print(json.dumps(compare(*(read(folder, name) for folder in folders)), indent=2))  # noqa: T201
+
+
+if __name__ == "__main__":
+    run_guarded(main)
