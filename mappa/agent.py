@@ -100,7 +100,7 @@ class Agent:
         self.prompt = prompt
         self.max_tokens = max_tokens
         self._system = system
-        self._max_turns = max_turns
+        self.max_turns = max_turns
         self._tool = tool
         self._observation = observation
 
@@ -115,7 +115,7 @@ class Agent:
         """
         messages = (Message("system", self._system), Message("user", fill(self.prompt, values)))
         prompt_ids = scene.chat.render(messages)
-        for turn in range(self._max_turns):
+        for turn in range(self.max_turns):
             action = await self._turn(scene, turn, messages, prompt_ids)
             if action.tool is None:
                 break

@@ -56,6 +56,10 @@ class Model:
         model = AutoModelForCausalLM.from_pretrained(
             self.path, dtype=getattr(torch, self.dtype), attn_implementation=self.attention
         )
+        return self.prepare(model)
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Settings of a model that is made already."""
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model

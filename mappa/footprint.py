@@ -1,0 +1,139 @@
+"""How much memory the update takes: the real forward and backward pass on tensors that have a shape but no data."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from mappa.loss import token_logprobs
+from mappa.model import Model
+
+if TYPE_CHECKING:
+    from mappa.lora import Adapters
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Sizes in bytes, of one process; gradients and activations at their common peak."""
+
+    parameters: int
+    """Of the base model, in numbers."""
+    adapter_parameters: int
+    """Of all agents together, in numbers."""
+    base: int
+    adapters: int
+    optimizer: int
+    """AdamW: two moments for each adapter parameter."""
+    update: int
+    """Activations, gradients of one agent and logits at the worst moment of a micro-batch."""
+    kv_token: int
+    """Keys and values of one token in the KV cache."""
+
+
+class Meter(TorchDispatchMode):
+    """Bytes of all tensors made while it is active and still alive: `now`, and the `peak`."""
+
+    def __init__(self, existing: Sequence[torch.Tensor]) -> None:
+        """`existing`: tensors made before, not to be counted when a view of them appears."""
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in existing}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._release, storage._cdata, storage.nbytes())
+
+    def _release(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+def footprint(
+    model: Model,
+    lora: Callable[..., Adapters],
+    agents: Sequence[str],
+    micro_batch_tokens: int,
+    row_tokens: int,
+    chunk_tokens: int,
+) -> Footprint:
+    """Sizes from the model's config alone; no weights are loaded.
+
+    Args:
+        lora: called with (base, agents).
+        micro_batch_tokens: tokens of one forward pass.
+        row_tokens: tokens of one row.
+        chunk_tokens: loss positions whose logits exist at one time.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model.path)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model.dtype), attn_implementation="sdpa")
+        model.prepare(base)
+        parameters = sum(p.numel() for p in base.parameters())
+        size = sum(p.numel() * p.element_size() for p in base.parameters())
+        adapters = lora(base, agents)
+    trained = [p for agent in agents for p in adapters.parameters(agent)]
+    adapter_size = sum(p.numel() * p.element_size() for p in trained)
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    bytes_each = getattr(torch, model.dtype).itemsize
+    return Footprint(
+        parameters=parameters,
+        adapter_parameters=sum(p.numel() for p in trained),
+        base=size,
+        adapters=adapter_size,
+        optimizer=2 * adapter_size,
+        update=_update_peak(adapters, micro_batch_tokens, min(row_tokens, micro_batch_tokens), chunk_tokens),
+        kv_token=2 * config.num_hidden_layers * heads * width * bytes_each,
+    )
+
+
+def _update_peak(adapters: Adapters, tokens: int, row_tokens: int, chunk_tokens: int) -> int:
+    """Bytes at the worst moment of one forward and backward pass on `tokens` tokens in rows of `row_tokens`."""
+    base = adapters.base
+    with FakeTensorMode():
+        _materialize(adapters.model)
+        adapters.model.train()
+        adapters.select(adapters.agents[0])
+        rows = max(1, tokens // row_tokens)
+        ids_BT = torch.zeros((rows, tokens // rows), dtype=torch.long)
+        head = base.get_output_embeddings().weight
+        with Meter(list(adapters.model.parameters())) as meter:
+            hidden_BTH = base.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            hidden_NH = hidden_BTH[:, :-1].reshape(-1, hidden_BTH.shape[-1])
+            logprobs_N, _ = token_logprobs(hidden_NH, head, ids_BT[:, 1:].reshape(-1), 1.0, chunk_tokens)
+            logprobs_N.sum().backward()
+    return meter.peak
+
+
+def _materialize(model: torch.nn.Module) -> None:
+    """Replace meta tensors by fake ones on the CPU, where attention has the kernels that a GPU has; ties stay tied."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None:
+                if id(old) not in made:
+                    data = torch.empty(old.shape, dtype=old.dtype)
+                    made[id(old)] = torch.nn.Parameter(data, requires_grad=old.requires_grad)
+                module._parameters[name] = made[id(old)]
+        for name, old in module._buffers.items():
+            if old is not None:
+                module._buffers[name] = torch.empty(old.shape, dtype=old.dtype)

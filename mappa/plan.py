@@ -1,0 +1,213 @@
+"""What a run will take, before it is started: `python -m mappa.plan +experiment=mathchat model=qwen3_4b [gpu=h100]`.
+
+Words:
+    gpu=NAME       one of a100_40gb, a100, h100, h200, l40s, rtx_3090, rtx_4090 (default h100)
+    fill=SHARE     of each completion budget that is really used (default 0.5)
+    mfu=SHARE      of the GPU's peak that the update reaches (default 0.2; public LoRA trainers: 0.15 to 0.25)
+    anything else  a configuration override, as for mappa.train
+
+Memory comes from the model's config alone: the update runs on tensors without data. Times are estimates from the two
+shares above and the GPU's data sheet; generation is taken to be bound by memory bandwidth, at half of its peak.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from mappa.config import CONF, check, make, quiet, register_resolvers, run_guarded
+from mappa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mappa.footprint import Footprint
+
+GIB = 2**30
+PROMPT_TOKENS = 512
+"""Taken as the prompt of an agent beyond what earlier agents wrote."""
+BANDWIDTH_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class GPU:
+    """From its data sheet."""
+
+    memory_gib: float
+    """Usable."""
+    tflops: float
+    """Dense bfloat16."""
+    gb_per_second: float
+
+
+GPUS = {
+    "a100_40gb": GPU(39.4, 312, 1555),
+    "a100": GPU(79.2, 312, 2039),
+    "h100": GPU(79.2, 989, 3350),
+    "h200": GPU(139.7, 989, 4800),
+    "l40s": GPU(44.5, 362, 864),
+    "rtx_3090": GPU(23.6, 71, 936),
+    "rtx_4090": GPU(23.6, 165, 1008),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One epoch, with every agent taking all its turns."""
+
+    episodes: int
+    actions: int
+    completion_tokens: int
+    trained_tokens: int
+    """Prompt and completion of every action."""
+
+
+def work(cfg: DictConfig, agents: dict[str, Any], fill: float) -> Work:
+    """An upper bound on turns; `fill` on tokens. Each turn's context holds what was written before it."""
+    episodes = cfg.data.tasks_per_epoch * cfg.data.samples_per_task
+    actions = completion = trained = written = 0
+    for agent in agents.values():
+        for _ in range(agent.max_turns):
+            mine = fill * agent.max_tokens
+            actions += 1
+            completion += mine
+            trained += PROMPT_TOKENS + written + mine
+            written += mine
+    return Work(episodes, episodes * actions, round(episodes * completion), round(episodes * trained))
+
+
+def memory(cfg: DictConfig, sizes: Footprint, gpu: GPU, agents: dict[str, Any]) -> dict[str, float]:
+    """GiB by part, and the peaks of the two phases of an epoch."""
+    parts = {"base": sizes.base, "adapters": sizes.adapters, "optimizer": sizes.optimizer}
+    resident = sum(parts.values())
+    longest = PROMPT_TOKENS + sum(agent.max_tokens * agent.max_turns for agent in agents.values())
+    if "gpu_memory_utilization" in cfg.engine:
+        engine = cfg.engine.gpu_memory_utilization * gpu.memory_gib * GIB
+        kv = engine - sizes.base - sizes.adapters
+        asleep = 0 if cfg.engine.sleep_level else engine
+    else:
+        kv = engine = sizes.kv_token * longest * min(cfg.engine.get("max_batch", 0), cfg.data.concurrency)
+        asleep = 0
+    parts |= {"engine, with its KV cache": engine, "KV cache": kv, "activations and gradients": sizes.update}
+    parts |= {"peak in the rollout": resident + engine, "peak in the update": resident + asleep + sizes.update}
+    return {name: size / GIB for name, size in parts.items()}
+
+
+def seconds(cfg: DictConfig, sizes: Footprint, gpu: GPU, todo: Work, mfu: float, kv_gib: float) -> dict[str, float]:
+    """Of one epoch, by phase."""
+    update = 6.0 if cfg.model.gradient_checkpointing else 4.0  # a frozen base has no weight gradients
+    reference = 2.0 if (cfg.credit.get("beta") or cfg.credit.get("kl_in_loss")) else 0.0
+    old = 2.0 if cfg.data.updates_per_epoch > 1 and "max_batch" not in cfg.engine else 0.0
+    flops = todo.trained_tokens * sizes.parameters * (update + reference + old)
+    context = todo.trained_tokens / max(1, todo.actions)
+    together = max(1.0, min(cfg.data.concurrency, kv_gib * GIB / (sizes.kv_token * context)))
+    step_bytes = sizes.base + together * sizes.kv_token * context
+    steps = todo.completion_tokens / together
+    return {
+        "generate": steps * step_bytes / (BANDWIDTH_SHARE * gpu.gb_per_second * 1e9),
+        "credit and update": flops / (mfu * gpu.tflops * 1e12),
+    }
+
+
+def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
+    """All numbers, and whether it fits.
+
+    Raises:
+        ConfigError: an unknown GPU, a share out of range, or a mistake in the configuration.
+    """
+    words, overrides = _split(argv)
+    cfg = _compose(overrides)
+    check(cfg)
+    quiet()
+    model, team = make(cfg.model), make(cfg.team, _convert_="all")
+    model.check()
+    from mappa.footprint import footprint
+
+    gpu, agents = GPUS[words["gpu"]], team.agents
+    todo = work(cfg, agents, float(words["fill"]))
+    row = min(cfg.module.micro_batch_tokens, max(1, todo.trained_tokens // todo.actions))
+    sizes = footprint(
+        model, make(cfg.lora), list(agents), cfg.module.micro_batch_tokens, row, cfg.module.loss.chunk_tokens
+    )
+    gib = memory(cfg, sizes, gpu, agents)
+    times = seconds(cfg, sizes, gpu, todo, float(words["mfu"]), gib["KV cache"])
+    calls = todo.actions * cfg.trainer.max_epochs * cfg.judge.get("samples", 1)
+    numbers = {
+        "model": {"parameters": sizes.parameters, "adapter parameters, all agents": sizes.adapter_parameters},
+        f"GiB on {words['gpu']} ({gpu.memory_gib:g} GiB)": gib,
+        "an epoch, at most": vars(todo),
+        "seconds an epoch": times,
+        "the run": {
+            "epochs": cfg.trainer.max_epochs,
+            "hours": sum(times.values()) * cfg.trainer.max_epochs / 3600,
+            "judge calls, at most": calls,
+            "judge dollars, at most": _dollars(cfg, calls),
+        },
+    }
+    return numbers, max(gib["peak in the rollout"], gib["peak in the update"]) <= gpu.memory_gib
+
+
+def _dollars(cfg: DictConfig, calls: int) -> float | None:
+    """None where the judge has no price."""
+    judge = cfg.judge
+    if judge.get("price_in") is None or judge.get("price_out") is None:
+        return None
+    return calls * (judge.expected_tokens_in * judge.price_in + judge.expected_tokens_out * judge.price_out) / 1e6
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", [*overrides, "paths.run=."])
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    words, overrides = {"gpu": "h100", "fill": "0.5", "mfu": "0.2"}, []
+    for word in argv:
+        key, _, value = word.partition("=")
+        if key in words:
+            words[key] = value
+        else:
+            overrides.append(word)
+    if words["gpu"] not in GPUS:
+        raise ConfigError(f"gpu={words['gpu']} is unknown; available: {', '.join(sorted(GPUS))}")
+    for key in ("fill", "mfu"):
+        try:
+            good = 0.0 < float(words[key]) <= 1.0
+        except ValueError:
+            good = False
+        if not good:
+            raise ConfigError(f"{key}={words[key]} must be a number above 0 and at most 1")
+    return words, overrides
+
+
+def _show(numbers: dict[str, Any], fits: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "", "", title="Plan")
+    for group, values in numbers.items():
+        for index, (name, value) in enumerate(values.items()):
+            shown = "not known" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+            table.add_row("" if index else group, name.replace("_", " "), shown)
+        table.add_section()
+    Console().print(table)
+    Console().print("it fits" if fits else "it does NOT fit: lower module.micro_batch_tokens, or take a larger GPU")
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)  # noqa: T201 command-line output
+        return
+    register_resolvers()
+    _show(*plan(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run_guarded(main)

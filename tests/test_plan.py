@@ -1,0 +1,135 @@
+"""The planner's memory against what really is taken, and what it says of runs that do not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mappa.config import ASSETS, register_resolvers
+from mappa.errors import ConfigError
+from mappa.footprint import footprint
+from mappa.lora import Adapters
+from mappa.model import Model
+from mappa.plan import plan
+
+AGENTS = ("solver", "executor", "verifier")
+QWEN3_4B = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
+QWEN3_0_6B = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
+REAL = """
+import sys, threading, time, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from mappa.lora import Adapters
+from mappa.model import Model
+from mappa.policy import Policy
+
+path, checkpointing, rows, length = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+model = Model(path, "float32", gradient_checkpointing=checkpointing)
+base = model.prepare(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=torch.float32))
+adapters = Adapters(base, ("solver", "executor", "verifier"))
+adapters.model.train()
+policy = Policy(adapters, 1.0, 1024)
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def once(rows):
+    ids, mask = torch.randint(5, 300, (rows, length)), torch.ones(rows, length)
+    policy(ids, mask)[0].sum().backward()
+    adapters.model.zero_grad(set_to_none=True)
+
+once(1)  # libraries make their own workspaces at the first use
+before, peak, done = resident(), [0], threading.Event()
+
+def watch():
+    while not done.is_set():
+        peak[0] = max(peak[0], resident())
+        time.sleep(0.001)
+
+thread = threading.Thread(target=watch)
+thread.start()
+once(rows)
+done.set()
+thread.join()
+print(peak[0] - before)
+"""
+
+
+def qwen3(folder: Path, **shape: int) -> str:
+    """A folder with a config of this shape and nothing else."""
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936}
+    config |= {"num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "max_position_embeddings": 40960}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config | shape))
+    return str(folder)
+
+
+def predicted_and_real(path: str, checkpointing: bool, rows: int, length: int) -> tuple[float, float]:
+    """Bytes of one forward and backward pass: by the planner, and resident in a process that does it."""
+    model = Model(path, "float32", gradient_checkpointing=checkpointing)
+    sizes = footprint(model, partial(Adapters), AGENTS, rows * length, length, 1024)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", REAL, path, str(checkpointing), str(rows), str(length)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return sizes.update, float(ran.stdout.split()[-1])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_of_the_tiny_models_update(checkpointing: bool):
+    predicted, real = predicted_and_real(str(ASSETS / "tiny"), checkpointing, rows=64, length=200)
+    print(f"tiny, checkpointing {checkpointing}: predicted {predicted / 2**20:.0f}, real {real / 2**20:.0f} MiB")
+    assert predicted == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_of_the_update_at_the_shape_of_qwen3_0_6b(checkpointing: bool, tmp_path: Path):
+    path = qwen3(tmp_path / "model", **QWEN3_0_6B)
+    predicted, real = predicted_and_real(path, checkpointing, rows=2, length=256)
+    print(f"0.6B, checkpointing {checkpointing}: predicted {predicted / 2**20:.0f}, real {real / 2**20:.0f} MiB")
+    assert predicted == pytest.approx(real, rel=0.15)
+
+
+def test_the_papers_run_fits_on_80_gb_and_not_on_24(tmp_path: Path):
+    register_resolvers()
+    words = ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3(tmp_path / 'model', **QWEN3_4B)}"]
+    numbers, fits = plan(words)
+    assert fits
+    assert numbers["model"]["parameters"] == 4_022_468_096  # Qwen3-4B's own
+    assert numbers["an epoch, at most"] == {
+        "episodes": 64,
+        "actions": 256,
+        "completion_tokens": 64 * 4 * 2048,
+        "trained_tokens": 64 * (4 * (512 + 2048) + (1 + 2 + 3) * 2048),
+    }
+    assert numbers["the run"]["judge calls, at most"] == 256 * 128
+    _, fits = plan([*words, "gpu=rtx_4090", "module.micro_batch_tokens=65536"])
+    assert not fits
+
+
+def test_judge_dollars_by_hand(tmp_path: Path):
+    register_resolvers()
+    price = ["judge=openai", "judge.price_in=1.0", "judge.price_out=10.0", "trainer.max_epochs=2"]
+    numbers, _ = plan(
+        ["+experiment=quickstart", *price, "judge.expected_tokens_in=1000", "judge.expected_tokens_out=100"]
+    )
+    assert numbers["the run"]["judge dollars, at most"] == pytest.approx(48 * 4 * 2 * (1000 * 1.0 + 100 * 10.0) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+experiment=quickstart", "gpu=abacus"], "gpu=abacus is unknown; available: a100"),
+        (["+experiment=quickstart", "fill=2"], "fill=2 must be a number above 0 and at most 1"),
+        (["+experiment=quickstarts"], "Could not find 'experiment/quickstarts'"),
+        (["+experiment=quickstart", "model.path=./nowhere"], "is not a model folder"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    register_resolvers()
+    with pytest.raises(ConfigError, match=message):
+        plan(words)
