@@ -86,7 +86,7 @@ class ProgressCallback(Callback, Listener):
     def _panel(self) -> Table:
         counts, data = self._counts, self._trainer.datamodule
         table = Table.grid(padding=(0, 2))
-        table.add_row("epoch", f"{data.epoch + 1}/{self._trainer.max_epochs}")
+        table.add_row("epoch", f"{min(data.epoch + 1, self._trainer.max_epochs)}/{self._trainer.max_epochs}")
         table.add_row("phase", self._phase)
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         table.add_row("episodes", f"{counts['episodes']}/{counts['expected']}, {counts['actions']} actions{failed}")

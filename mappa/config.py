@@ -95,7 +95,11 @@ def _bind(where: str, node: Mapping[str, Any]) -> None:
 
 
 def make(node: Any, *args: Any, **kwargs: Any) -> Any:
-    """`hydra.utils.instantiate`, but a part's own one-line error comes out as it is."""
+    """`hydra.utils.instantiate`, but what a part says of its arguments comes out as one line.
+
+    Raises:
+        MappaError: the part's own, or a `ConfigError` for a `ValueError`.
+    """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -104,6 +108,8 @@ def make(node: Any, *args: Any, **kwargs: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, MappaError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(f"{node['_target_']}: {error.__cause__}") from error
         raise
 
 
@@ -125,13 +131,18 @@ def last_checkpoint(run: str | Path) -> Path:
 def resume_arguments(argv: list[str]) -> list[str]:
     """`resume=outputs/NAME/TIME` alone means: with the configuration that the run was started with.
 
+    That configuration stays in the run folder: Hydra writes none over it.
+
     Raises:
         CheckpointError: the folder is no run.
     """
     resume = next((arg.partition("=")[2] for arg in argv if arg.startswith("resume=")), None)
-    if resume in (None, "", "null") or any(arg.lstrip("+").startswith(("experiment=", "task=")) for arg in argv):
+    if resume in (None, "", "null"):
         return argv
     last_checkpoint(resume)
+    argv = ["hydra.output_subdir=null", *argv]
+    if any(arg.lstrip("+").startswith(("experiment=", "task=")) for arg in argv):
+        return argv
     folder = Path(resume).resolve() / ".hydra"
     return ["--config-path", str(folder), "--config-name", "config", f"hydra.run.dir={resume}", *argv]
 
@@ -154,8 +165,12 @@ def quiet() -> None:
 
 
 def run_guarded(main: Callable[[], Any]) -> None:
-    """Run a command; a `MappaError` is one line on stderr and exit status 1, everything else a traceback."""
+    """Run a command; a user's mistake is one line on stderr and exit status 1, everything else a traceback."""
+    from hydra.errors import HydraException
+
     try:
         main()
     except MappaError as error:
         sys.exit(f"error: {error}")
+    except HydraException as error:
+        sys.exit(f"error: {' '.join(str(error).partition('Config search path')[0].split())}")

@@ -115,6 +115,7 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
 
     Raises:
         ConfigError: an unknown GPU, a share out of range, or a mistake in the configuration.
+        HydraException: the configuration cannot be composed.
     """
     words, overrides = _split(argv)
     cfg = _compose(overrides)
@@ -158,13 +159,9 @@ def _dollars(cfg: DictConfig, calls: int) -> float | None:
 
 def _compose(overrides: list[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
 
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", [*overrides, "paths.run=."])
-    except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*overrides, "paths.run=."])
 
 
 def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mappa.config import CONF, check, last_checkpoint, make, quiet, register_resolvers, resume_arguments, run_guarded
 
@@ -61,6 +62,8 @@ def train(cfg: DictConfig) -> Path:
     try:
         module.adapters_from = checkpoint / "adapters" if checkpoint else None
         callbacks = [make(callback, _convert_="all") for callback in cfg.callbacks.values()]
+        if checkpoint is not None:
+            OmegaConf.save(cfg, Path(cfg.paths.run) / ".hydra" / f"resumed-{checkpoint.name}.yaml")
         trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger))
         trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
     finally:
@@ -79,6 +82,7 @@ def _report(cfg: DictConfig) -> None:
 
 
 def main(argv: list[str] | None = None) -> Any:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them on several lines
     register_resolvers()
     sys.argv[1:] = resume_arguments(sys.argv[1:] if argv is None else argv)
     return _main()

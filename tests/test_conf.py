@@ -10,7 +10,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from mappa.config import CONF, check, last_checkpoint, resume_arguments
+from mappa.config import CONF, check, last_checkpoint, make, resume_arguments
 from mappa.errors import CheckpointError, ConfigError
 from mappa.train import train
 from tests.conftest import REPO, compose_config
@@ -127,11 +127,32 @@ def _leaves(node, name=""):
         yield name, node
 
 
-def test_the_command_prints_one_line_for_a_user_error(tmp_path: Path):
-    command = [sys.executable, "-m", "mappa.train", "+experiment=quickstart", "model.path=/no/such/model"]
-    done = subprocess.run(
-        [*command, f"paths.outputs={tmp_path}"], cwd=REPO, capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+experiment=quickstart", "model.path=/no/such/model"], "model.path=/no/such/model is not a model folder"),
+        (["+experiment=quickstartt"], "Could not find 'experiment/quickstartt' Available options in 'experiment':"),
+        (["+experiment=quickstart", "teem=solo"], "Could not override 'teem'."),
+    ],
+)
+def test_the_command_prints_one_line_for_a_user_error(words: list[str], message: str, tmp_path: Path):
+    command = [sys.executable, "-m", "mappa.train", *words, f"paths.outputs={tmp_path}"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
-    assert lines == ["error: model.path=/no/such/model is not a model folder (no config.json in it)"]
+    assert len(lines) == 1, lines
+    assert message in lines[0]
+
+
+def test_a_value_that_a_part_refuses_is_one_line(tmp_path: Path):
+    cfg = compose_config(["+experiment=quickstart", "sandbox.require=container"], tmp_path)
+    with pytest.raises(ConfigError, match=r"^sandbox\.KernelPool: 'container' is not a valid IsolationLevel$"):
+        make(cfg.sandbox)
+
+
+def test_resuming_writes_nothing_over_the_runs_configuration(tmp_path: Path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("name: x")
+    (tmp_path / "checkpoints" / "epoch=1").mkdir(parents=True)
+    for words in ([], ["+experiment=quickstart"]):
+        assert "hydra.output_subdir=null" in resume_arguments([f"resume={tmp_path}", *words])

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
 from mappa.config import ASSETS, register_resolvers
 from mappa.errors import ConfigError
@@ -131,5 +132,5 @@ def test_judge_dollars_by_hand(tmp_path: Path):
 )
 def test_mistakes_are_one_line(words, message):
     register_resolvers()
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, HydraException), match=message):
         plan(words)
