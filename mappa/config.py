@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -45,10 +47,25 @@ def _importance_cap(engine: str) -> float | None:
     return None if engine == "mappa.engine.hf.HFEngine" else 2.0
 
 
+@functools.cache
 def _run_folder(resume: str | None, outputs: str, name: str) -> str:
+    """One folder for all processes of a run: whoever else starts them gives the run its name.
+
+    Raises:
+        ConfigError: under torchrun without an id.
+    """
     from datetime import datetime
 
-    return resume or f"{outputs}/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if resume:
+        return resume
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        stamp = os.environ["TORCHELASTIC_RUN_ID"]
+        if stamp == "none":
+            raise ConfigError("torchrun needs an id that names the run folder: torchrun --rdzv-id=NAME ...")
+    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        stamp = f"slurm-{os.environ['SLURM_JOB_ID']}"
+    return f"{outputs}/{name}/{stamp}"
 
 
 def check(cfg: DictConfig) -> None:
@@ -150,14 +167,19 @@ def resume_arguments(argv: list[str]) -> list[str]:
 def quiet() -> None:
     """Leave the screen to our own messages: the libraries' tips and progress bars say nothing a user can act on."""
     import logging
-    import os
     import warnings
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (".*LeafSpec.*", ".*transfer_batch_to_device.*", ".*does not have many workers.*"):
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)  # a rank died
+    for message in (
+        ".*It is recommended to use.*sync_dist.*",
+        ".*LeafSpec.*",
+        ".*transfer_batch_to_device.*",
+        ".*does not have many workers.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging
 

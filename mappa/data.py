@@ -175,7 +175,8 @@ class RolloutDataModule(LightningDataModule):
         path, header = self.episodes_path(self.epoch), self.header()
         stored = None if path is None else read_episodes(path, header)
         rank, size = world()
-        if stored is not None and [episode.id for episode in stored] == [job.id for job in jobs]:
+        complete = stored is not None and [episode.id for episode in stored] == [job.id for job in jobs]
+        if all(gather(complete)):
             self._ready()
             episodes = stored[rank::size]
             self.loop.run(self._replay(episodes))

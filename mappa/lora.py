@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from mappa.errors import CheckpointError
+from mappa.ranks import full
 from mappa.seed import stable_seed
 
 if TYPE_CHECKING:
@@ -75,13 +76,18 @@ class Adapters:
     def parameters(self, agent: str) -> list[torch.nn.Parameter]:
         return [p for name, p in self.model.named_parameters() if f".{agent}." in name and "lora_" in name]
 
-    def save(self, folder: Path, version: int) -> None:
-        """Write `<folder>/<agent>/` in PEFT's own format, loadable by stock PEFT and vLLM."""
+    def save(self, folder: Path, version: int, write: bool = True) -> None:
+        """Write `<folder>/<agent>/` in PEFT's own format, loadable by stock PEFT and vLLM.
+
+        Collective where the model is sharded: all ranks call it, those with `write`=False only give their shards.
+        """
         for agent in self.agents:
+            state = get_peft_model_state_dict(self.model, adapter_name=agent)
+            tensors = {key: full(value.detach()).cpu().contiguous() for key, value in state.items()}
+            if not write:
+                continue
             target = folder / agent
             target.mkdir(parents=True, exist_ok=True)
-            state = get_peft_model_state_dict(self.model, adapter_name=agent)
-            tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
             save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt", "version": str(version)})
             config = self.model.peft_config[agent]
             inference_mode, config.inference_mode = config.inference_mode, True
@@ -101,11 +107,11 @@ class Adapters:
         self.select(self.agents[0])
 
     def fingerprint(self) -> str:
-        """Hash of all adapter weights: equal if and only if the policies are equal."""
+        """Hash of all adapter weights: equal if and only if the policies are equal. Collective if sharded."""
         digest = hashlib.sha256()
         for agent in self.agents:
             for parameter in self.parameters(agent):
-                digest.update(parameter.detach().float().cpu().numpy().tobytes())
+                digest.update(full(parameter.detach()).float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     @contextmanager

@@ -20,7 +20,8 @@ from mappa.loss import LossConfig, kl_penalty, policy_loss
 from mappa.metrics import rollout_metrics
 from mappa.model import Model
 from mappa.policy import Policy
-from mappa.ranks import gather, world
+from mappa.ranks import full, gather, world
+from mappa.sharded import shard
 from mappa.types import Batch, Sample
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class TeamModule(LightningModule):
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
         self._policy = Policy(self.adapters, self._temperature, self._loss_config.chunk_tokens)
+        if self.device_mesh is not None:
+            shard(self._policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         rate, low, warmup = self._rates
@@ -264,12 +267,14 @@ class TeamModule(LightningModule):
 
     def _clip(self, agent: str) -> float:
         """Clip this agent's gradient norm; returns the norm before."""
-        return float(torch.nn.utils.clip_grad_norm_(self.adapters.parameters(agent), self._clip_norm))
+        return float(full(torch.nn.utils.clip_grad_norm_(self.adapters.parameters(agent), self._clip_norm)))
 
     @contextmanager
     def _sync_gradients(self, last: bool) -> Iterator[None]:
         """Reduce gradients over ranks only in the last micro-batch of an agent."""
         wrapped = self.trainer.model
+        if self.device_mesh is not None:
+            self._policy.set_requires_gradient_sync(last)
         if not last and hasattr(wrapped, "no_sync"):
             with wrapped.no_sync():
                 yield

@@ -24,3 +24,8 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * size
     dist.all_gather_object(values, value)
     return values
+
+
+def full(tensor: Any) -> Any:
+    """The whole of a sharded tensor (collective); anything else as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from mappa.config import CONF, check, last_checkpoint, make, quiet, register_resolvers, resume_arguments, run_guarded
+from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
     from mappa.data import RolloutDataModule
+    from mappa.engine.base import Engine
     from mappa.module import TeamModule
 
 
@@ -40,12 +43,35 @@ def build(cfg: DictConfig, training: bool = True) -> tuple[RolloutDataModule, Te
     model = make(cfg.model)
     model.check()
     task_set, team = make(cfg.task), make(cfg.team, _convert_="all")
+    engine = make(cfg.engine)
+    check_strategy(cfg.trainer, engine, list(team.agents))
     if training:
         task_set.train()
     task_set.validation()
-    data = make(cfg.data)(task_set=task_set, team=team, engine=make(cfg.engine), pool=make(cfg.sandbox))
+    data = make(cfg.data)(task_set=task_set, team=team, engine=engine, pool=make(cfg.sandbox))
     module = make(cfg.module)(model=model, lora=make(cfg.lora), agents=list(team.agents), credit=make(cfg.credit))
     return data, module
+
+
+def check_strategy(trainer: DictConfig, engine: Engine, agents: list[str]) -> None:
+    """Pairs that cannot work.
+
+    Raises:
+        ConfigError: says which, and what does.
+    """
+    strategy = str(OmegaConf.select(trainer, "strategy._target_"))
+    if strategy.endswith("ShardedStrategy") and engine.shares_weights:
+        raise ConfigError(
+            "trainer=fsdp shards the weights that engine=hf generates with; use engine=vllm, or trainer=ddp"
+        )
+    if strategy.endswith("DeepSpeedStrategy"):
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ConfigError("trainer=deepspeed needs DeepSpeed: pip install deepspeed")
+        if len(agents) > 1:
+            raise ConfigError(
+                f"trainer=deepspeed takes one optimizer, this team of {len(agents)} agents has {len(agents)}; "
+                "use trainer=ddp or trainer=fsdp"
+            )
 
 
 def train(cfg: DictConfig) -> Path:
@@ -77,8 +103,11 @@ def _main(cfg: DictConfig) -> None:
 
 
 def _report(cfg: DictConfig) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
     folder = train(cfg)
-    print(folder)  # noqa: T201 the command's last line
+    if rank_zero_only.rank == 0:
+        print(folder)  # noqa: T201 the command's last line
 
 
 def main(argv: list[str] | None = None) -> Any:

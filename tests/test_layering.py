@@ -17,7 +17,7 @@ LAYERS = [
     | {"mappa.chat", "mappa.episodes"},
     {"mappa.agent", "mappa.team"},
     {"mappa.rollout"},
-    {"mappa.lora", "mappa.model", "mappa.policy", "mappa.footprint", "mappa.module", "mappa.data"},
+    {"mappa.lora", "mappa.model", "mappa.policy", "mappa.sharded", "mappa.footprint", "mappa.module", "mappa.data"},
     {"callbacks"},
     {"mappa.config", "mappa.train", "mappa.evaluate", "mappa.compare", "mappa.plan", "mappa.tiny"},
 ]
