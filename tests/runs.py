@@ -6,13 +6,25 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 
+from mappa.chat import Chat
+from mappa.engine.hf import HFEngine
+from mappa.judge.base import BaseJudge, Evidence
+from mappa.lora import Adapters
+from mappa.model import Model
+from mappa.ranks import full
 from mappa.rollout import Listener
+from mappa.types import Verdict
 from tests.conftest import compose_config, write_hydra_folder
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -56,11 +68,56 @@ class Kill(Callback, Listener):
         self._epoch += 1
 
 
-def _train(overrides: list[str], folder: Path, kill: str | None) -> None:
+class Spread(BaseJudge):
+    """A different score for every episode, whatever the agents did: every agent has something to learn."""
+
+    id = "spread"
+
+    async def score(self, evidence: Evidence) -> Verdict:
+        return Verdict(float(int(evidence.action.id.partition("/")[0][-5:]) % 11), "", self.id)
+
+
+class Gradients(Callback):
+    """Writes each agent's gradient of the first update: `gradients/<agent>.pt`, whole tensors by name."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder) / "gradients"
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        index = [o.optimizer for o in module.optimizers()].index(optimizer)
+        path = self._folder / f"{module.agents[index]}.pt"
+        mine = {id(p) for p in module.adapters.parameters(module.agents[index])}
+        found = {n: full(p.grad).clone() for n, p in module.adapters.model.named_parameters() if id(p) in mine}
+        if trainer.is_global_zero and not path.exists():
+            self._folder.mkdir(exist_ok=True)
+            torch.save(found, path)
+
+
+class OwnWeights(HFEngine):
+    """An engine with a second copy of base and adapters, as vllm has, but exact and quick to start."""
+
+    shares_weights = False
+
+    def attach(self, adapters: Adapters, chat: Chat, model_path: str) -> None:
+        self._source = adapters
+        copy = Adapters(Model(model_path, "float32").load(), adapters.agents, adapters.rank, 2 * adapters.rank)
+        super().attach(copy, chat, model_path)
+
+    async def sync(self, version: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self._source.save(Path(folder), version)
+            self._adapters.load(Path(folder))
+        await super().sync(version)
+
+
+def _train(overrides: list[str], folder: Path, kill: str | None, parts: Mapping[str, Any], env: dict[str, str]) -> None:
     from mappa.train import train
 
+    os.environ.update(env)
     cfg = compose_config(overrides, folder)
-    if cfg.resume is None:
+    for where, part in parts.items():
+        OmegaConf.update(cfg, where, part, merge=False, force_add=True)
+    if cfg.resume is None and env.get("LOCAL_RANK", "0") == "0":
         write_hydra_folder(cfg, folder)
     if kill is not None:
         OmegaConf.update(
@@ -69,12 +126,41 @@ def _train(overrides: list[str], folder: Path, kill: str | None) -> None:
     train(cfg)
 
 
-def run(overrides: list[str], folder: Path, kill: str | None = None) -> int:
-    """Train in a process of its own; returns its exit code (-9 when it was killed)."""
-    process = CONTEXT.Process(target=_train, args=(overrides, folder, kill))
-    process.start()
-    process.join()
-    return process.exitcode
+def run(overrides: list[str], folder: Path, kill: str | None = None, parts: Mapping[str, Any] | None = None) -> int:
+    """Train in a process of its own; returns its exit code (-9 when it was killed).
+
+    Args:
+        parts: dotted place in the configuration -> what stands there instead.
+    """
+    return run_ranks(overrides, folder, 1, {0: kill}, parts)[0]
+
+
+def run_ranks(
+    overrides: list[str],
+    folder: Path,
+    size: int,
+    kill: Mapping[int, str | None] | None = None,
+    parts: Mapping[str, Any] | None = None,
+    timeout_s: float = 300.0,
+) -> list[int | None]:
+    """Train on `size` ranks, started as a cluster's launcher does; exit codes by rank, None = still running."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for rank in range(size):
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+        env |= {"WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+        arguments = (overrides, folder, (kill or {}).get(rank), parts or {}, env if size > 1 else {})
+        processes.append(CONTEXT.Process(target=_train, args=arguments))
+        processes[-1].start()
+    deadline = time.monotonic() + timeout_s
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
 
 
 def adapters(folder: Path) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from mappa.judge.base import BaseJudge
 from mappa.train import build, train
 from mappa.types import Verdict
 from tests.conftest import REPO, write_hydra_folder
+from tests.runs import Spread
 
 GOLDEN = REPO / "tests" / "golden" / "ten_steps.json"
 
@@ -30,15 +31,6 @@ class Unable(BaseJudge):
 
     async def score(self, evidence):
         return Verdict(None, "out of order", self.id)
-
-
-class Spread(BaseJudge):
-    """A different score for every episode, whatever the agents did: every agent has something to learn."""
-
-    id = "spread"
-
-    async def score(self, evidence):
-        return Verdict(float(int(evidence.action.id.partition("/")[0][-5:]) % 11), "", self.id)
 
 
 class Positional(BaseJudge):
