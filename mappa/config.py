@@ -154,7 +154,7 @@ def resume_arguments(argv: list[str]) -> list[str]:
         CheckpointError: the folder is no run.
     """
     resume = next((arg.partition("=")[2] for arg in argv if arg.startswith("resume=")), None)
-    if resume in (None, "", "null"):
+    if resume in (None, "", "null") or "--config-path" in argv:  # ranks that Lightning starts are given our words
         return argv
     last_checkpoint(resume)
     argv = ["hydra.output_subdir=null", *argv]
