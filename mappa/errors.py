@@ -25,3 +25,7 @@ class JudgeError(MappaError):
 
 class CheckpointError(MappaError):
     """A checkpoint or run folder is missing, damaged, or does not fit the configuration."""
+
+
+class RankError(MappaError):
+    """Another process of a distributed run is gone, or cannot be reached in time."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+from mappa.errors import RankError
 
 T = TypeVar("T")
 
@@ -29,3 +34,22 @@ def gather(value: T) -> list[T]:
 def full(tensor: Any) -> Any:
     """The whole of a sharded tensor (collective); anything else as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """What the backend raises when another process is gone becomes one line.
+
+    Raises:
+        RankError: names no rank; which one was lost is known only to whoever started the processes.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # NCCL's errors have a class of their own, gloo's have not
+        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+            raise
+        reason = re.sub(r"^\[\S*\] ", "", str(error)).splitlines()[0].partition(". ")[0]
+        raise RankError(
+            f"another process of this run ended or cannot be reached ({reason}); its last checkpoint is whole: "
+            "go on with resume=FOLDER, on any number of processes"
+        ) from error

@@ -83,6 +83,8 @@ def train(cfg: DictConfig) -> Path:
 
         check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
 
+    from mappa.ranks import peers
+
     prepare(cfg)
     data, module = build(cfg)
     try:
@@ -91,7 +93,8 @@ def train(cfg: DictConfig) -> Path:
         if checkpoint is not None:
             OmegaConf.save(cfg, Path(cfg.paths.run) / ".hydra" / f"resumed-{checkpoint.name}.yaml")
         trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger))
-        trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
+        with peers():
+            trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
     finally:
         data.close()
     return Path(cfg.paths.run)
