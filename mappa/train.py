@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -25,7 +26,11 @@ def prepare(cfg: DictConfig) -> None:
     quiet()
     import lightning
     import torch
+    from lightning.pytorch.utilities import rank_zero_only
 
+    if rank_zero_only.rank > 0:  # what one process says, all have to say
+        for name in ("mappa", "callbacks", "sandbox"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     lightning.seed_everything(cfg.seed, verbose=False)
