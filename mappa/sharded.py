@@ -57,7 +57,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return tree_map(lambda value: full(value).cpu() if isinstance(value, Tensor) else value, optimizer.state_dict())
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only=bool(weights_only))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):

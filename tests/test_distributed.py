@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load
 
+from tests.judge.server import TOKENS_IN, TOKENS_OUT, FakeJudge
 from tests.runs import adapters, run, run_ranks, summary
 from tests.test_train import scalars
 
@@ -44,10 +47,11 @@ OWN_WEIGHTS = {"_target_": "tests.runs.OwnWeights"}
 
 def gradients(folder: Path) -> dict[str, torch.Tensor]:
     """All agents' gradients of the first update, each agent's in one vector."""
-    return {
-        path.stem: torch.cat([tensor.flatten() for _, tensor in sorted(torch.load(path).items())])
-        for path in sorted((folder / "gradients").glob("*.pt"))
-    }
+    return {path.stem: vector(torch.load(path)) for path in sorted((folder / "gradients").glob("*.pt"))}
+
+
+def vector(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for _, tensor in sorted(tensors.items())])
 
 
 @pytest.fixture(scope="module")
@@ -135,5 +139,29 @@ def test_one_rank_hands_over_to_two(trainer: list[str], tmp_path: Path):
     assert run_ranks([*words, *trainer, "trainer.devices=2", f"resume={split}"], split, 2, parts=both) == [0, 0]
     assert summary(split)["epochs"] == 2
     for agent, reference in adapters(whole).items():
-        ours, theirs = (torch.cat([t.flatten() for t in load(a).values()]) for a in (adapters(split)[agent], reference))
+        ours, theirs = vector(load(adapters(split)[agent])), vector(load(reference))
         assert (ours - theirs).norm() / theirs.norm() < 1e-3, agent
+
+
+@pytest.mark.slow
+async def test_ranks_share_one_ledger_one_budget_and_one_limit(tmp_path: Path):
+    """The money is not enough for every action (a call is held at its prompt's size until its bill is known)."""
+    async with FakeJudge(seconds=0.02) as server:
+        dollars = 1e-3 * (TOKENS_IN + TOKENS_OUT)
+        budget = 20 * dollars
+        words = ["judge=openai", "judge.model=m", f"judge.base_url={server.url}", "judge.api_key=k"]
+        words += ["judge.price_in=1000", "judge.price_out=1000", "judge.max_tokens=8", "judge.max_concurrent=2"]
+        words += ["judge.expected_tokens_in=50", "judge.expected_tokens_out=8", "callbacks.judge.max_unjudged=1.0"]
+        words += [f"judge.budget={budget}", "judge.when=episode"]
+        ranks = [*MINI, *DDP, "trainer.devices=2", *words]
+        assert await asyncio.to_thread(run_ranks, ranks, tmp_path, 2) == [0, 0]
+        calls = server.calls
+        assert server.most_at_once <= 2
+    with sqlite3.connect(tmp_path / "judge.sqlite") as ledger:
+        ((recorded, cost),) = ledger.execute("select count(*), sum(cost) from calls").fetchall()
+    assert recorded == calls
+    assert cost == pytest.approx(calls * dollars)
+    assert cost <= budget
+    actions = summary(tmp_path)["actions"]
+    assert 0 < actions["judged"] < actions["total"]
+    assert actions["judged"] == calls - 2, "each rank makes one call before the first rollout"

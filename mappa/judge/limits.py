@@ -48,7 +48,10 @@ class Bucket:
 
 
 class Limits:
-    """One gate for all calls of one process. Waiting for the gate costs an action none of its patience."""
+    """One gate for all calls of one process. Waiting for the gate costs an action none of its patience.
+
+    Processes of one run share what is allowed: each takes an equal part (`share`), before its first call.
+    """
 
     def __init__(
         self,
@@ -58,12 +61,18 @@ class Limits:
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self._slots = asyncio.Semaphore(max_concurrent)
-        self._requests = Bucket(requests_per_minute, clock, sleep) if requests_per_minute else None
-        self._tokens = Bucket(tokens_per_minute, clock, sleep) if tokens_per_minute else None
+        self._allowed = (max_concurrent, requests_per_minute, tokens_per_minute)
         self._clock = clock
         self._sleep = sleep
         self._closed_until = 0.0
+        self.share(1)
+
+    def share(self, processes: int) -> None:
+        """Take this process's part of the run's allowance; at least one call at a time."""
+        concurrent, requests, tokens = self._allowed
+        self._slots = asyncio.Semaphore(max(1, concurrent // processes))
+        self._requests = Bucket(requests / processes, self._clock, self._sleep) if requests else None
+        self._tokens = Bucket(tokens / processes, self._clock, self._sleep) if tokens else None
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[None]:

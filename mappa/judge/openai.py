@@ -31,6 +31,7 @@ from mappa.judge.parse import Reading, read_score
 from mappa.judge.prompt import ChatMessages, Prompt
 from mappa.judge.reply import CallError, Reply
 from mappa.judge.secret import Secret
+from mappa.ranks import world
 from mappa.types import Verdict
 
 log = logging.getLogger(__name__)
@@ -98,9 +99,9 @@ class OpenAIJudge(BaseJudge):
             temperature: null leaves it to the endpoint.
             max_tokens: longest reply, reasoning included.
             extra_body: added to each request as it is.
-            max_concurrent: calls under way at once in this process.
-            requests_per_minute: of this process; null = unlimited.
-            tokens_per_minute: of this process, prompt and reply; null = unlimited.
+            max_concurrent: calls under way at once; the ranks of a run share it equally, as the next two.
+            requests_per_minute: null = unlimited.
+            tokens_per_minute: prompt and reply; null = unlimited.
             timeout_s: of one call.
             patience_s: of one action over all its calls and waits, counted from its first call.
             retries: further attempts after a failure that may pass.
@@ -136,13 +137,13 @@ class OpenAIJudge(BaseJudge):
         dialect = Dialect(str(structured).lower() != "false", use_logprobs, temperature)
         self._endpoint = Endpoint(base_url, self._secret, model, dialect, insist, timeout_s, extra_body)
         self._books = Books(ledger)
-        limits = Limits(max_concurrent, requests_per_minute, tokens_per_minute)
+        self._limits = Limits(max_concurrent, requests_per_minute, tokens_per_minute)
         breaker = Breaker(patience_s, retry_s=timeout_s)
         self._caller = Caller(
             self._endpoint,
             self._books,
             self._secret,
-            limits,
+            self._limits,
             breaker,
             model,
             self._prices,
@@ -173,6 +174,7 @@ class OpenAIJudge(BaseJudge):
         Raises:
             JudgeError: no key, key or model refused, no recording to replay, ledger unusable.
         """
+        self._limits.share(world()[1])
         if self.mode is Mode.REPLAY:
             if not self._books.path.is_file():
                 raise JudgeError(f"judge.mode=replay: there is no recording {self._books.path}")
