@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,15 +82,18 @@ class Agent:
         max_turns: int = 1,
         tool: bool = False,
         observation: str = "{{tool}}",
+        artifacts: Sequence[str] = (),
     ) -> None:
         """Prompts use `{{placeholders}}`.
 
         Args:
             role: the job in one line, shown to the judge.
-            prompt: first user message; may use `task`, `files`, and each earlier agent's `<name>`, `<name>_tool`.
+            prompt: first user message; may use `task`, `files`, `artifacts`, and each earlier agent's `<name>`,
+                `<name>_tool`.
             max_tokens: completion budget of one turn, in tokens.
             tool: fenced python blocks outside the reasoning are run in the episode's kernel.
             observation: user message after a tool run; may use `tool` and `files`.
+            artifacts: files this agent has to leave in the workspace.
         """
         if max_tokens < 1 or max_turns < 1:
             raise ConfigError(f"agent '{name}': max_tokens={max_tokens} and max_turns={max_turns} must be at least 1")
@@ -99,6 +102,7 @@ class Agent:
         self.role = role
         self.prompt = prompt
         self.max_tokens = max_tokens
+        self.artifacts = tuple(artifacts)
         self._system = system
         self.max_turns = max_turns
         self._tool = tool
@@ -113,7 +117,8 @@ class Agent:
         Raises:
             EngineError: a prompt leaves no room for the completion.
         """
-        messages = (Message("system", self._system), Message("user", fill(self.prompt, values)))
+        asked = fill(self.prompt, {**values, "artifacts": ", ".join(self.artifacts)})
+        messages = (Message("system", self._system), Message("user", asked))
         prompt_ids = scene.chat.render(messages)
         for turn in range(self.max_turns):
             action = await self._turn(scene, turn, messages, prompt_ids)

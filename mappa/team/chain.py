@@ -18,7 +18,7 @@ class Chain:
         if not agents:
             raise ConfigError("team.agents is empty; give at least one agent")
         self.agents = {name: Agent(name=name, **settings) for name, settings in agents.items()}
-        known = {"task", "files"}
+        known = {"task", "files", "artifacts"}
         for name, agent in self.agents.items():
             check_placeholders(agent.prompt, known, f"agent '{name}', prompt")
             known |= {name, f"{name}_tool"}

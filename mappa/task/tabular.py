@@ -1,0 +1,179 @@
+"""Modelling tasks on tables, in DSBench's layout (arXiv 2409.07703): task text, train.csv, test.csv, hidden answers.
+
+The answers lie outside every workspace and are read by the grader alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mappa.errors import ConfigError, TaskError
+from mappa.task.base import WorkspaceReader
+from mappa.task.submission import SubmissionError, fair, measure, read_submission
+from mappa.task.tables import write_tables
+from mappa.types import Grade, Task
+
+KINDS = ("classification", "regression")
+SUBMISSION = "submission.csv"
+SUBMISSION_BYTES = 64 << 20
+
+
+class Tabular:
+    """Records from files of the user, tasks on scikit-learn's tables, or both."""
+
+    name = "tabular"
+
+    def __init__(
+        self,
+        folder: str,
+        train: str | None = None,
+        validation: Mapping[str, str] | None = None,
+        data_dir: str = ".",
+        train_tables: Sequence[str] = (),
+        validation_tables: Sequence[str] = (),
+        splits: int = 4,
+        test_share: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        """Nothing is read or written yet.
+
+        Args:
+            folder: where the tasks on scikit-learn's tables are written.
+            train: JSONL of DSBench records (`prompt`, `metadata` with task_id, data_type, train_file, test_file,
+                answer_dir).
+            validation: set name -> such a file.
+            data_dir: what relative paths in the records start from.
+            train_tables: names in `mappa.task.tables.TABLES`.
+            validation_tables: likewise, other ones; they become the validation set `tables`.
+            splits: tasks a table, each with its own split of the rows.
+            test_share: share of a table's rows to be predicted.
+        """
+        if both := sorted(set(train_tables) & set(validation_tables)):
+            raise ConfigError(f"task: table '{both[0]}' is both for training and for validation")
+        if splits < 1 or not 0 < test_share < 1:
+            raise ConfigError(f"task.splits={splits} must be at least 1 and task.test_share={test_share} in (0, 1)")
+        self._folder, self._data_dir = Path(folder), Path(data_dir)
+        self._train, self._validation = train, dict(validation or {})
+        self._tables = (tuple(train_tables), tuple(validation_tables))
+        self._made = (splits, seed, test_share)
+
+    def train(self) -> Sequence[Task]:
+        return self._sets[0]
+
+    def validation(self) -> Mapping[str, Sequence[Task]]:
+        return self._sets[1]
+
+    def vote(self, answer: str) -> str | None:
+        """Submissions are not voted on."""
+        return None
+
+    def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
+        """`score` is the skill: 0 for a failed submission or a constant one, 1 for a perfect one.
+
+        `metrics`: success, the task's measures, and the paper's fair ones.
+        """
+        names = ("accuracy", "f1") if task.kind == "classification" else ("rmse_pct",)
+        try:
+            if workspace is None:
+                raise SubmissionError("nothing was ever run")
+            answers = pd.read_csv(task.metadata["answers"])
+            predicted = read_submission(_read(workspace), answers, task.metadata["id"])
+            targets = list(task.metadata["targets"])
+            train = pd.read_csv(task.files["train.csv"], usecols=targets)
+            found = measure(answers[targets], predicted, train, task.kind)
+        except SubmissionError as error:
+            return Grade(0.0, str(error), {"success": 0.0} | fair({}, names))
+        reason = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        return Grade(found["skill"], reason, {"success": 1.0} | found | fair(found, names))
+
+    @cached_property
+    def _sets(self) -> tuple[list[Task], dict[str, list[Task]]]:
+        splits, seed, share = self._made
+        made = [write_tables(self._folder.resolve(), names, splits, seed, share) for names in self._tables]
+        train = [self._task(record, "scikit-learn") for record in made[0]] + self._records(self._train)
+        validation = {name: self._records(path) for name, path in self._validation.items()}
+        if made[1]:
+            validation["tables"] = [self._task(record, "scikit-learn") for record in made[1]]
+        seen = {task.id for task in train}
+        for name, tasks in validation.items():
+            if both := sorted(seen & {task.id for task in tasks}):
+                raise TaskError(f"task {both[0]} stands in both the training set and validation set '{name}'")
+        if not train and not validation:
+            raise ConfigError("task: no tasks; give task.train (a JSONL of DSBench records) or task.train_tables")
+        return train, validation
+
+    def _records(self, path: str | None) -> list[Task]:
+        if path is None:
+            return []
+        if not Path(path).is_file():
+            raise TaskError(f"task file {path} is missing; give a JSONL of DSBench records")
+        tasks = []
+        for number, line in enumerate(Path(path).read_text().splitlines()):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise TaskError(f"{path}, line {number + 1} is not JSON: {error}") from error
+            tasks.append(self._task(record, f"{path}, line {number + 1}"))
+        return tasks
+
+    def _task(self, record: Mapping[str, Any], where: str) -> Task:
+        """One record with its files looked at: which column is the id, which are to be predicted."""
+        meta = record.get("metadata", {})
+        for key in ("task_id", "data_type", "train_file", "test_file", "answer_dir"):
+            if key not in meta:
+                raise TaskError(f"{where}: metadata.{key} is missing")
+        if meta["data_type"] not in KINDS:
+            raise TaskError(f"{where}: data_type={meta['data_type']} must be one of {', '.join(KINDS)}")
+        files = {"train.csv": meta["train_file"], "test.csv": meta["test_file"]}
+        files |= {"sample_submission.csv": meta["sample_file"]} if "sample_file" in meta else {}
+        files = {name: self._existing(path, f"{where} ({meta['task_id']})") for name, path in files.items()}
+        answers = self._existing(str(Path(meta["answer_dir"]) / "test_answer.csv"), f"{where} ({meta['task_id']})")
+        id_column, targets = _columns(answers, files["test.csv"], where)
+        _check_kind(files["train.csv"], targets, meta["data_type"], f"{where} ({meta['task_id']})")
+        return Task(
+            id=meta["task_id"],
+            question=record["prompt"],
+            kind=meta["data_type"],
+            files=files,
+            metadata={"answers": answers, "id": id_column, "targets": targets},
+        )
+
+    def _existing(self, path: str, where: str) -> str:
+        found = self._data_dir / path
+        if not found.is_file():
+            raise TaskError(f"{where}: {found} is missing; task.data_dir is what relative paths start from")
+        return str(found)
+
+
+def _read(workspace: WorkspaceReader) -> bytes:
+    try:
+        return workspace.read(SUBMISSION, SUBMISSION_BYTES)
+    except FileNotFoundError as error:
+        raise SubmissionError(f"there is no {SUBMISSION}") from error
+    except OSError as error:
+        raise SubmissionError(str(error)) from error
+
+
+def _columns(answers: str, test: str, where: str) -> tuple[str, list[str]]:
+    """The id column and the target columns: those of the answers that test.csv has, and has not."""
+    answered, tested = (list(pd.read_csv(path, nrows=0).columns) for path in (answers, test))
+    shared, targets = [c for c in answered if c in tested], [c for c in answered if c not in tested]
+    if not shared or not targets:
+        raise TaskError(f"{where}: {answers} needs an id column that test.csv has, and a target that it has not")
+    return shared[0], targets
+
+
+def _check_kind(train: str, targets: Sequence[str], kind: str, where: str) -> None:
+    """Text cannot be regressed (two of DSBench's records say so)."""
+    columns = pd.read_csv(train, nrows=50)
+    for target in targets:
+        if target not in columns:
+            raise TaskError(f"{where}: {train} has no column '{target}', which the answers have")
+        if kind == "regression" and not pd.api.types.is_numeric_dtype(columns[target]):
+            raise TaskError(f"{where}: '{target}' holds text but data_type is regression; correct the record")

@@ -1,0 +1,96 @@
+"""Grading of submissions by hand-computed numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from mappa.task.submission import SubmissionError, fair, measure, read_submission
+
+ANSWERS = pd.DataFrame({"id": [7, 8, 9, 10], "y": [0, 1, 1, 0]})
+
+
+def test_rows_are_aligned_by_id_not_by_order():
+    frame = read_submission(b"id, y\n10,0\n9,1\n8.0,1\n7,0\n", ANSWERS, "id")
+    assert list(frame["y"]) == ["0", "1", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is not a CSV file"),
+        ("id,z\n7,0\n", "has no column 'y'"),
+        ("y\n1\n", "has no column 'id'"),
+        ("id,y\n7,0\n8,1\n9,1\n", "misses 1 of 4 ids and has 0 unknown"),
+        ("id,y\n0,0\n1,1\n2,1\n3,0\n", "misses 4 of 4 ids and has 4 unknown"),
+        ("id,y\n7,0\n7,0\n8,1\n9,1\n10,1\n", "repeats 1 ids"),
+        ("y,id\n7,0\n8,1\n9,1\n10,1\n", "repeats 2 ids"),
+    ],
+)
+def test_a_wrong_file_is_a_failed_submission_with_the_reason(text, reason):
+    with pytest.raises(SubmissionError, match=reason):
+        read_submission(text.encode(), ANSWERS, "id")
+
+
+def classification(predicted: list, truth=(0, 1, 1, 0), train=(0, 0, 0, 1)) -> dict[str, float]:
+    frames = (pd.DataFrame({"y": list(values)}) for values in (truth, map(str, predicted), train))
+    return measure(*frames, "classification")
+
+
+def test_labels():
+    found = classification([0, 1, 0, 0])
+    assert found["accuracy"] == 0.75
+    assert found["f1"] == pytest.approx(2 / 3)  # precision 1, recall 1/2
+    assert found["floor"] == 0.5  # always 0, as most of the training rows are
+    assert found["skill"] == pytest.approx(0.5)
+    assert "auc" not in found
+
+
+def test_probabilities():
+    found = classification([0.1, 0.9, 0.4, 0.2])
+    assert found["auc"] == 1.0
+    assert found["accuracy"] == 0.75
+    assert found["log_loss"] == pytest.approx(-(math.log(0.9) * 2 + math.log(0.4) + math.log(0.8)) / 4)
+    with pytest.raises(SubmissionError, match="outside 0 to 1"):
+        classification([0.1, 3.5, 0.4, 0.2])
+
+
+def test_text_labels_and_empty_ones():
+    found = classification(["a", "b", "c", "a"], truth=("a", "b", "b", "a"), train=("a", "b", "c", "c"))
+    assert found["accuracy"] == 0.75
+    assert found["floor"] == 0.0
+    with pytest.raises(SubmissionError, match="empty in 1 rows"):
+        classification(["a", "", "b", "a"], truth=("a", "b", "b", "a"), train=("a", "b"))
+
+
+def test_regression():
+    truth, train = pd.DataFrame({"y": [1.0, 3.0]}), pd.DataFrame({"y": [4.0, 4.0]})
+    found = measure(truth, pd.DataFrame({"y": ["1", "2"]}), train, "regression")
+    assert found["rmse"] == pytest.approx(math.sqrt(0.5))
+    assert found["rmse_pct"] == pytest.approx(100 * math.sqrt(0.5) / 2)
+    assert found["mae"] == 0.5
+    assert found["rmsle"] == pytest.approx(abs(math.log(4) - math.log(3)) / math.sqrt(2))
+    assert found["floor"] == pytest.approx(math.sqrt(5))  # errors 3 and 1
+    assert found["skill"] == pytest.approx(1 - math.sqrt(0.1))
+    with pytest.raises(SubmissionError, match="not a number in 1 rows"):
+        measure(truth, pd.DataFrame({"y": ["1", "two"]}), train, "regression")
+
+
+def test_every_target_column_counts():
+    truth = pd.DataFrame({"a": [1.0, 3.0], "b": [0.0, 2.0]})
+    predicted = pd.DataFrame({"a": ["1", "3"], "b": ["1", "3"]})
+    found = measure(truth, predicted, truth, "regression")
+    assert found["rmse"] == pytest.approx(0.5)  # 0 and 1
+    hot = pd.DataFrame({"a": [1, 0], "b": [0, 1], "c": [0, 0]})
+    shares = pd.DataFrame({"a": ["0.6", "0.5"], "b": ["0.2", "0.3"], "c": ["0.2", "0.2"]})
+    found = measure(hot, shares, hot, "classification")
+    assert found["accuracy"] == 0.5
+    assert found["log_loss"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2)
+
+
+def test_fair_fills_of_the_paper():
+    assert fair({}, ("accuracy", "f1")) == {"fair_accuracy": 0.5, "fair_f1": 0.0}
+    assert fair({}, ("rmse_pct",)) == {"fair_rmse_pct": 50.0}
+    assert fair({"rmse_pct": 12.0}, ("rmse_pct",)) == {"fair_rmse_pct": 12.0}
