@@ -129,7 +129,9 @@ async def test_the_chain_hands_over_without_reasoning(scene_of):
 
 def test_a_placeholder_of_a_later_agent_is_refused():
     agents = {"a": {"role": "", "system": "", "prompt": "{{b}}", "max_tokens": 1}}
-    with pytest.raises(ConfigError, match=r"agent 'a', prompt: unknown placeholder {{b}}; available: files, task"):
+    with pytest.raises(
+        ConfigError, match=r"agent 'a', prompt: unknown placeholder {{b}}; available: artifacts, files, task"
+    ):
         Chain(agents | {"b": {"role": "", "system": "", "prompt": "", "max_tokens": 1}})
 
 

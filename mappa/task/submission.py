@@ -1,4 +1,4 @@
-"""Grading of a submission file against the hidden answers: aligned by id, every target column, nothing filled in. Pure."""
+"""Grading of a submission file against the hidden answers: aligned by id, every target, nothing filled in. Pure."""
 
 from __future__ import annotations
 
