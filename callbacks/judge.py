@@ -8,8 +8,9 @@ import logging
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
-from mappa.errors import JudgeError
+from mappa.errors import ConfigError, JudgeError
 from mappa.judge.base import Evidence, Judge, When
+from mappa.judge.caps import OutcomeCaps
 from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, unjudged_line, warnings
 from mappa.ranks import gather, world
 from mappa.rollout import Listener
@@ -26,7 +27,12 @@ class JudgeCallback(Callback, Listener):
     """
 
     def __init__(
-        self, judge: Judge, max_unjudged: float = 0.5, max_saturation: float = 0.8, max_stratum_gap: float = 1.0
+        self,
+        judge: Judge,
+        max_unjudged: float = 0.5,
+        max_saturation: float = 0.8,
+        max_stratum_gap: float = 1.0,
+        caps: OutcomeCaps | None = None,
     ) -> None:
         """Bounds of one epoch.
 
@@ -35,7 +41,14 @@ class JudgeCallback(Callback, Listener):
             max_unjudged: share of actions without a verdict past which training stops; 1.0 = never.
             max_saturation: share of an agent's actions at 0, or at 10, past which there is a warning.
             max_stratum_gap: points between the mean scores of two kinds of tasks past which there is a warning.
+            caps: rules by the outcome, applied to every verdict.
+
+        Raises:
+            ConfigError: caps for a judge that scores actions before there is an outcome.
         """
+        if caps is not None and judge.when is not When.EPISODE:
+            raise ConfigError("callbacks.judge.caps look at the outcome: they need a judge with when=episode")
+        self._caps = caps
         self.judge = judge
         self.health: dict[str, float] = {}
         """`judge/...` numbers of the last epoch."""
@@ -108,7 +121,8 @@ class JudgeCallback(Callback, Listener):
         self._pending.append(asyncio.get_running_loop().create_task(self._score(evidence)))
 
     async def _score(self, evidence: Evidence) -> None:
-        self._data.verdicts[evidence.action.id] = await self.judge.score(evidence)
+        verdict = await self.judge.score(evidence)
+        self._data.verdicts[evidence.action.id] = self._caps.apply(verdict, evidence) if self._caps else verdict
 
     async def _drain(self) -> None:
         pending, self._pending = self._pending, []

@@ -11,7 +11,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from mappa.episodes import write_lines
-from mappa.metrics import evaluate_episodes, paired, scores_by_task
+from mappa.metrics import evaluate_episodes, grade_metrics, paired, scores_by_task
 from mappa.ranks import gather
 from mappa.rollout import Job
 from mappa.seed import stable_seed
@@ -33,6 +33,8 @@ class Result:
     """Episodes that ended in an error; they count as wrong."""
     scores: dict[str, float]
     """Task id -> mean grade of its episodes."""
+    metrics: dict[str, float]
+    """Means of the task's own measures, also by kind of task; see `metrics.grade_metrics`."""
     gain: dict[str, float] | None = None
     """Over the untrained team on the same problems: mean, low, high, n and p; see `metrics.paired`."""
 
@@ -89,6 +91,7 @@ class ValidationCallback(Callback):
                 epoch=epoch,
                 name=name,
                 scores=scores,
+                metrics=grade_metrics(episodes),
                 gain=paired(untrained, scores) if untrained is not None else None,
                 measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
                 tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
@@ -98,9 +101,9 @@ class ValidationCallback(Callback):
             if trainer.is_global_zero:
                 self._write(epoch, name, episodes, trainer.datamodule.task_set.vote)
                 for logger in trainer.loggers:
-                    logger.log_metrics(
-                        {f"validation/{name}": result.accuracy["mean"]}, trainer.lightning_module.version
-                    )
+                    numbers = {f"validation/{name}": result.accuracy["mean"]}
+                    numbers |= {f"validation/{name}/{key}": value for key, value in result.metrics.items()}
+                    logger.log_metrics(numbers, trainer.lightning_module.version)
         self.results += fresh
         return fresh
 
@@ -112,6 +115,7 @@ class ValidationCallback(Callback):
                 "answer": episode.answer,
                 "vote": None if episode.answer is None else vote(episode.answer),
                 "score": episode.grade.score if episode.grade else 0.0,
+                "metrics": dict(episode.grade.metrics) if episode.grade else {},
                 "reason": episode.grade.reason if episode.grade else episode.error,
                 "tokens": sum(len(action.completion_ids) for action in episode.actions),
             }

@@ -26,6 +26,7 @@ def rollout_metrics(
     grades = [episode.grade.score for episode in episodes if episode.grade is not None]
     if grades:
         numbers["rollout/accuracy"] = statistics.fmean(grades)
+        numbers |= {f"rollout/{name}": value for name, value in grade_metrics(episodes).items() if name != "accuracy"}
     for agent in agents:
         mine = [action for action in actions if action.agent == agent]
         if mine:
@@ -96,6 +97,20 @@ def scores_by_task(episodes: Sequence[Episode]) -> dict[str, float]:
     for episode in episodes:
         by_task[episode.task.id].append(_score(episode))
     return {task: statistics.fmean(scores) for task, scores in by_task.items()}
+
+
+def grade_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Means of the task's own measures: `<kind>/<measure>` of each kind of task, and `<measure>` over all that have it.
+
+    Episodes that ended in an error have no grade and enter none of them.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        if episode.grade is not None:
+            for name, value in episode.grade.metrics.items():
+                values[name].append(value)
+                values[f"{episode.task.kind}/{name}"].append(value)
+    return {name: statistics.fmean(found) for name, found in sorted(values.items())}
 
 
 def paired(before: Mapping[str, float], after: Mapping[str, float], draws: int = 10_000) -> dict[str, float]:

@@ -79,7 +79,7 @@ def predicted_and_real(path: str, checkpointing: bool, rows: int, length: int) -
     return sizes.update, float(ran.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_memory_of_the_tiny_models_update(checkpointing: bool):
     predicted, real = predicted_and_real(str(ASSETS / "tiny"), checkpointing, rows=64, length=200)
     print(f"tiny, checkpointing {checkpointing}: predicted {predicted / 2**20:.0f}, real {real / 2**20:.0f} MiB")

@@ -1,0 +1,141 @@
+"""A deterministic, process-level judge for the data-science team: no model, no network, blame by the file trail.
+
+Each action is scored by what it ran and left behind: did its code run, did its agent save what it has to, in the end.
+A failure further down is put down to whoever caused it, by the evidence that the failure itself gives: the file that
+was not there, the model that was never fitted, the feature that is the target, the rows that are gone. Who was blocked
+by somebody else's fault is not at fault. What kernels print can be forged by agents' code: this judge is for teams
+that learn to work, not for adversaries.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from mappa.judge.base import BaseJudge, Evidence, When
+from mappa.types import Action, Verdict
+
+_MISSING = re.compile(r"No such file or directory: '(?:[^']*/)?([^'/]+)'")
+_DROPPING = {"dropna", "drop_duplicates", "head", "tail", "sample", "query", "truncate"}
+BLAMED, BLOCKED, FAILED, KILLED, IDLE = 1.0, 5.0, 2.5, 0.5, 0.0
+"""Scores on 0-10 of an action that: caused a later failure, was stopped by another's, failed by itself, lost the kernel
+or ran out of time, did nothing."""
+
+
+class RubricTabularJudge(BaseJudge):
+    """Full marks 10: the code ran, all artifacts were saved, and nothing broke on them later."""
+
+    when = When.EPISODE
+
+    def __init__(self, artifacts: Mapping[str, Sequence[str]]) -> None:
+        """`artifacts`: agent -> files it has to leave in the workspace, agents in acting order."""
+        self._artifacts = {agent: tuple(files) for agent, files in artifacts.items()}
+        self.id = "rubric-tabular-1"
+
+    async def score(self, evidence: Evidence) -> Verdict:
+        action = evidence.action
+        if action.agent not in self._artifacts:
+            return Verdict(None, f"no artifacts are known for agent '{action.agent}'", self.id)
+        score, reason = self._step(evidence)
+        for blamed, why in self._faults(evidence):
+            if blamed == action.id and score > BLAMED:
+                score, reason = BLAMED, why
+        return Verdict(score, reason, self.id)
+
+    def _step(self, evidence: Evidence) -> tuple[float, str]:
+        """The action by itself."""
+        action, run = evidence.action, evidence.action.tool
+        saved = {f for a in (*evidence.before, action) if a.agent == action.agent for f in a.files}
+        wanted = self._artifacts[action.agent]
+        lacking = [name for name in wanted if name not in saved]
+        if run is None and action.turn == 0:
+            return IDLE, "nothing was run"
+        if run is not None and run.status not in ("ok", "error"):
+            return KILLED, f"the code did not finish: {run.status}"
+        if run is not None and run.status == "error":
+            blocker = self._blocker(action, evidence.before)
+            if blocker is not None:
+                return BLOCKED, f"stopped by a fault of {blocker.agent}"
+            return (
+                FAILED,
+                f"the code failed: {run.text.strip().splitlines()[-1][:120] if run.text.strip() else 'error'}",
+            )
+        if not lacking:
+            return 10.0, "all files were saved"
+        share = 1.0 - len(lacking) / len(wanted)
+        return 4.0 + 4.0 * share, f"not saved yet: {', '.join(lacking)}"
+
+    def _blocker(self, action: Action, before: Sequence[Action]) -> Action | None:
+        """Whose earlier action the failure of this one is put down to."""
+        blamed = {agent for agent, _ in self._broken(action, before)} - {action.agent}
+        return next((a for a in reversed(before) if a.agent in blamed), None)
+
+    def _faults(self, evidence: Evidence) -> Iterator[tuple[str, str]]:
+        """(id of the guilty action, why), over the whole episode as far as it is known."""
+        actions = evidence.actions
+        for index, action in enumerate(actions):
+            if action.tool is not None and action.tool.status == "error":
+                for agent, why in self._broken(action, actions[:index]):
+                    if agent != action.agent:
+                        yield self._guilty(actions[:index], agent), why
+        if evidence.episode is not None:
+            yield from self._unsaved(actions)
+            yield from self._outcome(evidence)
+
+    def _broken(self, action: Action, before: Sequence[Action]) -> Iterator[tuple[str, str]]:
+        """(agent, why) for each fault of others that this failed run gives evidence of."""
+        text = action.tool.text if action.tool is not None else ""
+        owners = {name: agent for agent, names in self._artifacts.items() for name in names}
+        for name in _MISSING.findall(text):
+            if name in owners:
+                yield owners[name], f"{name} was not there when {action.agent} needed it"
+        if "NotFittedError" in text or "is not fitted yet" in text:
+            yield owners.get("model.pkl", action.agent), "the saved model was never fitted"
+        if "seen at fit time, yet now missing" in text or "unseen at fit time" in text:
+            yield owners.get("X_train.pkl", action.agent), "X_train and X_test do not have the same features"
+        if "same length" in text or "does not match length of index" in text or "does not match index length" in text:
+            dropping = [a for a in before if a.tool is not None and drops_test_rows(a.tool.code)]
+            if dropping:
+                yield dropping[-1].agent, "rows of test.csv were dropped"
+
+    def _guilty(self, before: Sequence[Action], agent: str) -> str:
+        """The action to be blamed: the one that wrote the agent's artifacts last, or else its last one."""
+        mine = [a for a in before if a.agent == agent]
+        wrote = [a for a in mine if set(a.files) & set(self._artifacts[agent])]
+        return (wrote or mine)[-1].id if mine else ""
+
+    def _unsaved(self, actions: Sequence[Action]) -> Iterator[tuple[str, str]]:
+        """Agents that stopped without their files, unless another's fault stopped them."""
+        for agent, wanted in self._artifacts.items():
+            mine = [a for a in actions if a.agent == agent]
+            lacking = [name for name in wanted if not any(name in a.files for a in mine)]
+            if not mine or not lacking:
+                continue
+            runs = [i for i, a in enumerate(actions) if a.agent == agent and a.tool is not None]
+            if not runs or self._blocker(actions[runs[-1]], actions[: runs[-1]]) is None:
+                yield mine[-1].id, f"stopped without saving {', '.join(lacking)}"
+
+    def _outcome(self, evidence: Evidence) -> Iterator[tuple[str, str]]:
+        """A submission that the task refuses is its writer's fault, or that of who dropped the rows it lacks."""
+        grade = evidence.episode.grade
+        wrote = [a for a in evidence.actions if "submission.csv" in a.files]
+        if grade is None or not wrote or grade.metrics.get("success", 1.0) > 0:
+            return
+        dropping = [a for a in evidence.actions if a.tool is not None and drops_test_rows(a.tool.code)]
+        if "misses" in grade.reason and "0 unknown" in grade.reason and dropping:
+            yield dropping[-1].id, f"rows of test.csv were dropped: {grade.reason}"
+        else:
+            yield wrote[-1].id, grade.reason
+
+
+def drops_test_rows(code: str) -> bool:
+    """Whether rows are taken out of something that is called test, by the code's syntax tree."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return False
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    receivers = [call.func.value for call in calls if call.func.attr in _DROPPING]
+    names = [n.id for receiver in receivers for n in ast.walk(receiver) if isinstance(n, ast.Name)]
+    return any("test" in name.lower() for name in names)

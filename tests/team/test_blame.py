@@ -1,0 +1,107 @@
+"""For each planted fault the rubric judge scores the guilty action lowest; kernels, files and models are real."""
+
+from __future__ import annotations
+
+import pytest
+
+from mappa.judge.base import Evidence
+from mappa.judge.caps import Ladder, OutcomeCaps
+from mappa.judge.rubric_tabular import RubricTabularJudge, drops_test_rows
+from mappa.types import Episode, Verdict
+from tests.team.conftest import ANALYST, ENGINEER, MODELER
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ARTIFACTS = {
+    "engineer": ["X_train.pkl", "y_train.pkl", "X_test.pkl"],
+    "modeler": ["model.pkl"],
+    "analyst": ["submission.csv"],
+}
+JUDGE = RubricTabularJudge(ARTIFACTS)
+
+
+def without(code: str, text: str, instead: str = "") -> str:
+    assert text in code
+    return code.replace(text, instead)
+
+
+FAULTS = {
+    "missing artifact upstream": ("engineer", without(ENGINEER, 'test.drop(columns="id").to_pickle("X_test.pkl")')),
+    "unfitted model": ("modeler", without(MODELER, ".fit(X, y)")),
+    "swapped columns": (
+        "analyst",
+        without(ANALYST, '{"id": test["id"], y.name: said}', '{"id": said, y.name: test["id"]}'),
+    ),
+    "wrong ids": ("analyst", without(ANALYST, '{"id": test["id"]', '{"id": range(len(test))')),
+    "kernel killed mid-turn": ("modeler", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
+    "timeout": ("modeler", "while True: pass"),
+    "target leakage": ("engineer", without(ENGINEER, 'columns=["id", target]', 'columns=["id"]')),
+    "silent row drop": ("engineer", without(ENGINEER, "test.drop(", "test.sample(frac=0.5).drop(")),
+    "no submission": ("analyst", "print(1)"),
+    "error of its own": ("engineer", "import pandas as pd\npd.read_csv('train.csv').nonsense()"),
+    "nothing was run": ("modeler", None),
+}
+
+
+async def scores(episode: Episode) -> list[tuple[str, float, str]]:
+    found = []
+    for index, action in enumerate(episode.actions):
+        verdict = await JUDGE.score(Evidence(episode.task, episode.actions, index, episode))
+        found.append((action.agent, verdict.score, verdict.reason))
+    return found
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+async def test_the_guilty_action_scores_lowest(fault: str, play, tasks):
+    guilty, code = FAULTS[fault]
+    scripts = {"engineer": [ENGINEER], "modeler": [MODELER], "analyst": [ANALYST]} | {guilty: [code] if code else []}
+    episode = await play(tasks.train()[0], **scripts)
+    found = await scores(episode)
+    assert episode.grade.metrics["success"] == 0.0, "the fault did harm"
+    lowest = min(score for _, score, _ in found)
+    assert lowest <= 2.5
+    assert min(score for agent, score, _ in found if agent == guilty) == lowest
+    assert all(score > lowest for agent, score, _ in found if agent != guilty), found
+
+
+async def test_good_work_has_full_marks(play, tasks):
+    episode = await play(tasks.train()[0], engineer=[ENGINEER], modeler=[MODELER], analyst=[ANALYST])
+    assert [score for _, score, _ in await scores(episode)] == [10.0] * 6
+
+
+async def test_before_the_end_nobody_is_blamed_for_what_is_still_to_come(play, tasks):
+    episode = await play(tasks.train()[0], engineer=["print(1)", ENGINEER], modeler=[MODELER], analyst=[ANALYST])
+    first = await JUDGE.score(Evidence(episode.task, episode.actions[:1], 0))
+    assert (first.score, first.reason) == (4.0, "not saved yet: X_train.pkl, y_train.pkl, X_test.pkl")
+
+
+@pytest.mark.parametrize(
+    ("code", "dropped"),
+    [
+        ("test = test.dropna()", True),
+        ("X_test = df_test.select_dtypes('number').head(10)", True),
+        ("train = train.dropna()", False),
+        ("test['a'] = test['a'].fillna(0)", False),
+        ("this is no python", False),
+    ],
+)
+def test_drops_test_rows(code: str, dropped: bool):
+    assert drops_test_rows(code) is dropped
+
+
+async def test_a_poor_outcome_caps_the_score(play, tasks):
+    caps = OutcomeCaps(["modeler"], {"classification": Ladder("accuracy", [[0.85, 9], [0.55, 4]], below=3)})
+    episode = await play(tasks.train()[0], engineer=[ENGINEER], modeler=[MODELER], analyst=[ANALYST])
+    modeler = Evidence(episode.task, episode.actions, 2, episode)
+    assert episode.grade.metrics["accuracy"] >= 0.85
+    assert caps.apply(Verdict(10.0, "fine"), modeler).score == 9.0
+    assert "capped at 9: accuracy is" in caps.apply(Verdict(10.0, "fine"), modeler).reason
+    assert caps.apply(Verdict(5.0), modeler).score == 5.0
+    assert caps.apply(Verdict(None), modeler).score is None
+    assert caps.apply(Verdict(10.0), Evidence(episode.task, episode.actions, 0, episode)).score == 10.0
+    assert caps.apply(Verdict(10.0), Evidence(episode.task, episode.actions, 2)).score == 10.0
+
+
+def test_ladders_for_measures_of_which_less_is_better():
+    ladder = Ladder("rmse_pct", [[10, 9], [25, 8], [50, 6]], below=4, less_is_better=True)
+    assert [ladder.cap(v) for v in (5, 10, 20, 49, 51)] == [9, 9, 8, 6, 4]
