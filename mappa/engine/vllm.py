@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mappa.engine import vllm_processes as processes
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import ConfigError, EngineError
+from mappa.ranks import world
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
@@ -213,13 +214,21 @@ class VLLMEngine(BaseEngine):
         others = set(multiprocessing.active_children())
         self._can_sleep = self._sleep_level > 0 and current_platform.is_sleep_mode_available()
         arguments = self._arguments(on_cpu)
-        with processes.environment(on_cpu):
+        with processes.environment(on_cpu, self._gpu()):
             try:
                 self._llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)))
             except Exception as error:  # boundary: vLLM's start-up raises errors of every kind
                 raise EngineError(f"vllm does not start: {type(error).__name__}: {_one_line(error)}") from error
         self._processes = processes.family(set(multiprocessing.active_children()) - others)
         self._guard = processes.guard([process.pid for process in self._processes])
+
+    def _gpu(self) -> int | None:
+        """Several ranks: each rank's engine has the GPU that its trainer has. One: vLLM takes what it finds."""
+        if world()[1] == 1:
+            return None
+        if self._args["tensor_parallel_size"] > 1:
+            raise ConfigError("engine.tensor_parallel_size must be 1 where several ranks have an engine each")
+        return next(self._adapters.base.parameters()).device.index
 
     def _arguments(self, on_cpu: bool) -> dict[str, Any]:
         count = len(self._adapters.agents)

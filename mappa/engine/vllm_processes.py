@@ -12,6 +12,22 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 _GRACE_SECONDS = 5.0
+_LAUNCHER = {
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+} | {
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE",
+}
+"""Variables by which a launcher tells a rank who it is."""
 
 
 def family(cores: Iterable[BaseProcess]) -> list[Any]:
@@ -41,19 +57,29 @@ def guard(pids: Sequence[int]) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def environment(on_cpu: bool) -> Iterator[None]:
+def environment(on_cpu: bool, gpu: int | None = None) -> Iterator[None]:
     """What vLLM's processes inherit; the user's own settings win, and are all that is left afterwards.
 
     New interpreters instead of forks (a trainer has threads and a CUDA context), warnings only, no usage reports, and
-    on a CPU no just-in-time compilation of samplers, which costs half a minute and gains nothing.
+    on a CPU no just-in-time compilation of samplers, which costs half a minute and gains nothing. The words of the
+    trainer's own launcher (torchrun's ranks and addresses) are not for them.
+
+    Args:
+        gpu: index, among those visible here, of the one GPU that they may see; None = all.
     """
     wanted = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
     if on_cpu:
         wanted["TORCH_COMPILE_DISABLE"] = "1"
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in wanted.items() if name not in before})
+    for name in [name for name in before if name in _LAUNCHER or name.startswith("TORCHELASTIC_")]:
+        del os.environ[name]
+    if gpu is not None:
+        visible = [device for device in before.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})

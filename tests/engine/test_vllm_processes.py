@@ -38,3 +38,19 @@ def test_the_environment_is_lent_and_the_users_own_settings_win(monkeypatch: pyt
         assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
         assert os.environ["TORCH_COMPILE_DISABLE"] == "1"
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4,7", "7")])
+def test_with_several_ranks_an_engine_sees_its_own_gpu_and_no_launcher(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in {"WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    before = dict(os.environ)
+    with processes.environment(on_cpu=False, gpu=1):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+        assert not {"WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    assert dict(os.environ) == before
