@@ -102,14 +102,17 @@ def scores_by_task(episodes: Sequence[Episode]) -> dict[str, float]:
 def grade_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means of the task's own measures: `<kind>/<measure>` of each kind of task, and `<measure>` over all that have it.
 
-    Episodes that ended in an error have no grade and enter none of them.
+    An episode that ended in an error is a failed one where its kind of task has a `success`; it has no other measure.
     """
     values: dict[str, list[float]] = defaultdict(list)
+    graded = {e.task.kind for e in episodes if e.grade is not None and "success" in e.grade.metrics}
     for episode in episodes:
-        if episode.grade is not None:
-            for name, value in episode.grade.metrics.items():
-                values[name].append(value)
-                values[f"{episode.task.kind}/{name}"].append(value)
+        found = episode.grade.metrics if episode.grade is not None else {}
+        if episode.grade is None and episode.task.kind in graded:
+            found = {"success": 0.0}
+        for name, value in found.items():
+            values[name].append(value)
+            values[f"{episode.task.kind}/{name}"].append(value)
     return {name: statistics.fmean(found) for name, found in sorted(values.items())}
 
 

@@ -20,9 +20,13 @@ class Ladder:
     """(bound, highest score), from the best outcome to the worst: the first bound that is reached counts."""
     below: float
     """Highest score where none is reached."""
+    failed: float
+    """Highest score where the outcome has no such measure: the team's work could not be graded."""
     less_is_better: bool = False
 
-    def cap(self, value: float) -> float:
+    def cap(self, value: float | None) -> float:
+        if value is None:
+            return self.failed
         for bound, highest in self.steps:
             if value <= bound if self.less_is_better else value >= bound:
                 return highest
@@ -40,13 +44,16 @@ class OutcomeCaps:
         self._ladders = dict(ladders)
 
     def apply(self, verdict: Verdict, evidence: Evidence) -> Verdict:
-        """The verdict, with its score lowered to the cap; as it is where there is no score or no such measure."""
+        """The verdict, with its score lowered to the cap; as it is where there is no score or no outcome yet."""
         ladder = self._ladders.get(evidence.task.kind)
-        grade = evidence.episode.grade if evidence.episode is not None else None
-        if verdict.score is None or ladder is None or grade is None or evidence.action.agent not in self._agents:
+        if verdict.score is None or ladder is None or evidence.episode is None:
             return verdict
-        value = grade.metrics.get(ladder.measure)
-        if value is None or verdict.score <= (highest := ladder.cap(value)):
+        if evidence.action.agent not in self._agents:
             return verdict
-        why = f"capped at {highest:g}: {ladder.measure} is {value:.3g}"
+        grade = evidence.episode.grade
+        value = grade.metrics.get(ladder.measure) if grade is not None else None
+        if verdict.score <= (highest := ladder.cap(value)):
+            return verdict
+        said = "the team failed" if value is None else f"{ladder.measure} is {value:.3g}"
+        why = f"capped at {highest:g}: {said}"
         return replace(verdict, score=highest, reason=f"{verdict.reason} [{why}]")

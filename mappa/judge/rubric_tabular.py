@@ -87,8 +87,9 @@ class RubricTabularJudge(BaseJudge):
         """(agent, why) for each fault of others that this failed run gives evidence of."""
         text = action.tool.text if action.tool is not None else ""
         owners = {name: agent for agent, names in self._artifacts.items() for name in names}
+        there = {name for a in before for name in a.files}
         for name in _MISSING.findall(text):
-            if name in owners:
+            if name in owners and name not in there:
                 yield owners[name], f"{name} was not there when {action.agent} needed it"
         if "NotFittedError" in text or "is not fitted yet" in text:
             yield owners.get("model.pkl", action.agent), "the saved model was never fitted"

@@ -12,6 +12,8 @@ from sklearn import metrics
 FAIR = {"accuracy": 0.5, "f1": 0.0, "rmse_pct": 50.0}
 """What the paper counts for a failed run (arXiv 2601.23228), so that failing never beats a poor model."""
 
+MAX_COLUMNS = 1000
+
 
 class SubmissionError(ValueError):
     """The submission cannot be graded; the message is the reason, in one line."""
@@ -27,8 +29,10 @@ def read_submission(data: bytes, answers: pd.DataFrame, id_column: str) -> pd.Da
     Raises:
         SubmissionError: not a CSV file, a column is missing, or ids are missing, unknown or repeated.
     """
+    if data[: data.find(b"\n")].count(b",") >= MAX_COLUMNS:
+        raise SubmissionError(f"submission.csv has more than {MAX_COLUMNS} columns")
     try:
-        frame = pd.read_csv(io.BytesIO(data), skipinitialspace=True, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.BytesIO(data), skipinitialspace=True, dtype=str, keep_default_na=False, index_col=False)
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise SubmissionError(f"submission.csv is not a CSV file: {str(error).splitlines()[0]}") from error
     frame.columns = [str(column).strip() for column in frame.columns]

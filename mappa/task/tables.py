@@ -1,4 +1,8 @@
-"""Tasks from the real tables that ship with scikit-learn, written to disk in DSBench's layout."""
+"""Tasks from the real tables that ship with scikit-learn, written to disk in DSBench's layout.
+
+For trying things out, not for benchmarks: agents' kernels have scikit-learn too, so code that looks for it finds the
+targets there.
+"""
 
 from __future__ import annotations
 

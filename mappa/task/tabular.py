@@ -82,7 +82,7 @@ class Tabular:
         try:
             if workspace is None:
                 raise SubmissionError("nothing was ever run")
-            answers = pd.read_csv(task.metadata["answers"])
+            answers = pd.read_csv(task.metadata["answers"], keep_default_na=False)
             predicted = read_submission(_read(workspace), answers, task.metadata["id"])
             targets = list(task.metadata["targets"])
             train = pd.read_csv(task.files["train.csv"], usecols=targets)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mappa.judge.base import Evidence
@@ -90,7 +92,7 @@ def test_drops_test_rows(code: str, dropped: bool):
 
 
 async def test_a_poor_outcome_caps_the_score(play, tasks):
-    caps = OutcomeCaps(["modeler"], {"classification": Ladder("accuracy", [[0.85, 9], [0.55, 4]], below=3)})
+    caps = OutcomeCaps(["modeler"], {"classification": Ladder("accuracy", [[0.85, 9], [0.55, 4]], below=3, failed=2)})
     episode = await play(tasks.train()[0], engineer=[ENGINEER], modeler=[MODELER], analyst=[ANALYST])
     modeler = Evidence(episode.task, episode.actions, 2, episode)
     assert episode.grade.metrics["accuracy"] >= 0.85
@@ -102,6 +104,23 @@ async def test_a_poor_outcome_caps_the_score(play, tasks):
     assert caps.apply(Verdict(10.0), Evidence(episode.task, episode.actions, 2)).score == 10.0
 
 
+async def test_failing_never_beats_a_poor_model(play, tasks):
+    caps = OutcomeCaps(["modeler"], {"classification": Ladder("accuracy", [[0.85, 9]], below=3, failed=2)})
+    episode = await play(tasks.train()[0], engineer=[ENGINEER], modeler=[MODELER])
+    modeler = Evidence(episode.task, episode.actions, 2, episode)
+    assert caps.apply(Verdict(10.0), modeler).score == 2.0
+    assert caps.apply(Verdict(10.0), replace(modeler, episode=replace(episode, grade=None))).score == 2.0
+
+
+async def test_a_file_that_was_saved_is_not_missing(play, tasks):
+    """Who looks for it in the wrong place cannot put the blame on who saved it."""
+    lost = ANALYST.replace('"X_test.pkl"', '"data/X_test.pkl"')
+    episode = await play(tasks.train()[0], engineer=[ENGINEER], modeler=[MODELER], analyst=[lost])
+    found = await scores(episode)
+    assert [score for agent, score, _ in found if agent == "engineer"] == [10.0, 10.0]
+    assert min(found, key=lambda f: f[1])[0] == "analyst"
+
+
 def test_ladders_for_measures_of_which_less_is_better():
-    ladder = Ladder("rmse_pct", [[10, 9], [25, 8], [50, 6]], below=4, less_is_better=True)
-    assert [ladder.cap(v) for v in (5, 10, 20, 49, 51)] == [9, 9, 8, 6, 4]
+    ladder = Ladder("rmse_pct", [[10, 9], [25, 8], [50, 6]], below=4, failed=2, less_is_better=True)
+    assert [ladder.cap(v) for v in (5, 10, 20, 49, 51, None)] == [9, 9, 8, 6, 4, 2]

@@ -38,7 +38,6 @@ async def test_the_hidden_answers_are_out_of_reach(play, tasks):
 import os
 from pathlib import Path
 
-import pytest
 found = []
 for path in [{str(answers)!r}, {str(answers.parent)!r}, {str(answers.parent.parent.parent)!r}]:
     try:
