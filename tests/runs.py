@@ -132,7 +132,7 @@ def run(overrides: list[str], folder: Path, kill: str | None = None, parts: Mapp
     Args:
         parts: dotted place in the configuration -> what stands there instead.
     """
-    return run_ranks(overrides, folder, 1, {0: kill}, parts)[0]
+    return run_ranks(overrides, folder, 1, {0: kill}, parts, timeout_s=3600.0)[0]
 
 
 def run_ranks(

@@ -271,4 +271,5 @@ def test_scoring_runs_while_others_still_generate(data, tmp_path):
     data.loop.run(server.__aexit__())
     assert all(data.verdicts[f"{i}/{j}"].score == 8.0 for i in range(64) for j in range(4))
     assert sum(not is_trial(body) for body in server.bodies) == 256
+    print(f"generation alone {alone:.1f} s, with the judge {judged:.1f} s")
     assert judged < 4 * alone, f"{judged:.1f} s against {alone:.1f} s"
