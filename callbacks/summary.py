@@ -17,6 +17,8 @@ from callbacks.validation import ValidationCallback
 
 _JUDGE = ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
 _ACTIONS = ("total", "judged", "trained", "truncated")
+_PER_PROBLEM = ("scores", "by_task")
+"""Of a validation; they are in validation/."""
 _PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
 
 
@@ -93,8 +95,7 @@ class SummaryCallback(Callback):
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
             "validation": [
-                {key: value for key, value in asdict(result).items() if key != "scores"}  # those are in validation/
-                for result in results
+                {key: value for key, value in asdict(result).items() if key not in _PER_PROBLEM} for result in results
             ],
         }
 

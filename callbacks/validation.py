@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from mappa.episodes import write_lines
-from mappa.metrics import evaluate_episodes, grade_metrics, paired, scores_by_task
+from mappa.metrics import evaluate_episodes, interval, measures_by_task, paired, scores_by_task
 from mappa.ranks import gather
 from mappa.rollout import Job
 from mappa.seed import stable_seed
@@ -33,10 +33,14 @@ class Result:
     """Episodes that ended in an error; they count as wrong."""
     scores: dict[str, float]
     """Task id -> mean grade of its episodes."""
-    metrics: dict[str, float]
-    """Means of the task's own measures, also by kind of task; see `metrics.grade_metrics`."""
+    by_task: dict[str, dict[str, float]]
+    """The task's own measures; see `metrics.measures_by_task`."""
+    metrics: dict[str, dict[str, float]]
+    """Their means with intervals, as in `measures`."""
     gain: dict[str, float] | None = None
     """Over the untrained team on the same problems: mean, low, high, n and p; see `metrics.paired`."""
+    gains: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Likewise for each of the task's own measures that the same problems had before (a failed run has no rmse)."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -86,13 +90,16 @@ class ValidationCallback(Callback):
             mine = trainer.datamodule.play(jobs, name, self._temperature, self._top_p)
             episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
             scores = scores_by_task(episodes)
-            untrained = next((r.scores for r in self.results if r.name == name and r.epoch == 0), None)
+            by_task = measures_by_task([trainer.datamodule.with_grade(episode) for episode in episodes])
+            untrained = next((r for r in self.results if r.name == name and r.epoch == 0), None)
             result = Result(
                 epoch=epoch,
                 name=name,
                 scores=scores,
-                metrics=grade_metrics(episodes),
-                gain=paired(untrained, scores) if untrained is not None else None,
+                by_task=by_task,
+                metrics={measure: interval(list(values.values())) for measure, values in by_task.items()},
+                gain=paired(untrained.scores, scores) if untrained is not None else None,
+                gains=_gains(untrained.by_task, by_task) if untrained is not None else {},
                 measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
                 tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
                 failed=sum(episode.error is not None for episode in episodes),
@@ -102,7 +109,7 @@ class ValidationCallback(Callback):
                 self._write(epoch, name, episodes, trainer.datamodule.task_set.vote)
                 for logger in trainer.loggers:
                     numbers = {f"validation/{name}": result.accuracy["mean"]}
-                    numbers |= {f"validation/{name}/{key}": value for key, value in result.metrics.items()}
+                    numbers |= {f"validation/{name}/{key}": value["mean"] for key, value in result.metrics.items()}
                     logger.log_metrics(numbers, trainer.lightning_module.version)
         self.results += fresh
         return fresh
@@ -128,3 +135,11 @@ class ValidationCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.results = [Result(**result) for result in state_dict["results"]]
+
+
+def _gains(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        measure: paired(before[measure], values)
+        for measure, values in after.items()
+        if before.get(measure, {}).keys() == values.keys()
+    }

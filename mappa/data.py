@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,12 @@ class RolloutDataModule(LightningDataModule):
             for episode in self.episodes
             for action in episode.actions
         ]
+
+    def with_grade(self, episode: Episode) -> Episode:
+        """The same, or where it ended in an error: with the task's grade of a failed run."""
+        if episode.grade is not None:
+            return episode
+        return replace(episode, grade=self.task_set.grade(episode.task, None, None))
 
     def everyone(self) -> tuple[list[Episode], dict[str, Verdict]]:
         """Episodes and verdicts of all ranks. Collective."""

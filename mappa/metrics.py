@@ -26,7 +26,8 @@ def rollout_metrics(
     grades = [episode.grade.score for episode in episodes if episode.grade is not None]
     if grades:
         numbers["rollout/accuracy"] = statistics.fmean(grades)
-        numbers |= {f"rollout/{name}": value for name, value in grade_metrics(episodes).items() if name != "accuracy"}
+        measures = {name: statistics.fmean(found.values()) for name, found in measures_by_task(episodes).items()}
+        numbers |= {f"rollout/{name}": value for name, value in measures.items() if name != "accuracy"}
     for agent in agents:
         mine = [action for action in actions if action.agent == agent]
         if mine:
@@ -99,21 +100,18 @@ def scores_by_task(episodes: Sequence[Episode]) -> dict[str, float]:
     return {task: statistics.fmean(scores) for task, scores in by_task.items()}
 
 
-def grade_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Means of the task's own measures: `<kind>/<measure>` of each kind of task, and `<measure>` over all that have it.
-
-    An episode that ended in an error is a failed one where its kind of task has a `success`; it has no other measure.
-    """
-    values: dict[str, list[float]] = defaultdict(list)
-    graded = {e.task.kind for e in episodes if e.grade is not None and "success" in e.grade.metrics}
+def measures_by_task(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
+    """The task's own measures, of all kinds and as `<kind>/<measure>`, -> task id -> mean of the episodes with it."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
-        found = episode.grade.metrics if episode.grade is not None else {}
-        if episode.grade is None and episode.task.kind in graded:
-            found = {"success": 0.0}
-        for name, value in found.items():
-            values[name].append(value)
-            values[f"{episode.task.kind}/{name}"].append(value)
-    return {name: statistics.fmean(found) for name, found in sorted(values.items())}
+        task = episode.task
+        for name, value in (episode.grade.metrics if episode.grade is not None else {}).items():
+            values[name][task.id].append(value)
+            values[f"{task.kind}/{name}"][task.id].append(value)
+    return {
+        name: {task: statistics.fmean(found) for task, found in by_task.items()}
+        for name, by_task in sorted(values.items())
+    }
 
 
 def paired(before: Mapping[str, float], after: Mapping[str, float], draws: int = 10_000) -> dict[str, float]:

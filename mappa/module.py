@@ -297,7 +297,7 @@ class TeamModule(LightningModule):
 
     def _log_rollout(self, kl: dict[str, Tensor], credit_metrics: dict[str, float]) -> None:
         episodes, verdicts = self.data.everyone()
-        numbers = rollout_metrics(episodes, verdicts, self.agents)
+        numbers = rollout_metrics([self.data.with_grade(e) for e in episodes], verdicts, self.agents)
         sums: Counter[str] = Counter()
         for row in self.data.rows:
             agent = row.sample.action.agent
