@@ -13,11 +13,15 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from mappa.errors import ConfigError
 from mappa.judge.base import BaseJudge, Evidence, When
 from mappa.types import Action, Verdict
 
 _MISSING = re.compile(r"No such file or directory: '(?:[^']*/)?([^'/]+)'")
+_MISMATCH = re.compile(r"seen at fit time|has \d+ features, but \w+ is expecting \d+")
+_LENGTHS = re.compile(r"same length|does not match (?:length of index|index length)")
 _DROPPING = {"dropna", "drop_duplicates", "head", "tail", "sample", "query", "truncate"}
+_MASKS = {"notna", "notnull", "isin", "between", "isna", "isnull"}
 BLAMED, BLOCKED, FAILED, KILLED, IDLE = 1.0, 5.0, 2.5, 0.5, 0.0
 """Scores on 0-10 of an action that: caused a later failure, was stopped by another's, failed by itself, lost the kernel
 or ran out of time, did nothing."""
@@ -28,10 +32,31 @@ class RubricTabularJudge(BaseJudge):
 
     when = When.EPISODE
 
-    def __init__(self, artifacts: Mapping[str, Sequence[str]]) -> None:
-        """`artifacts`: agent -> files it has to leave in the workspace, agents in acting order."""
+    def __init__(
+        self,
+        artifacts: Mapping[str, Sequence[str]],
+        features: str = "X_train.pkl",
+        model: str = "model.pkl",
+        submission: str = "submission.csv",
+    ) -> None:
+        """Nothing is read.
+
+        Args:
+            artifacts: agent -> files it has to leave in the workspace, agents in acting order.
+            features: the artifact whose agent answers for features that differ between training and test rows.
+            model: the artifact whose agent answers for a model that was never fitted.
+            submission: the artifact that the task grades.
+
+        Raises:
+            ConfigError: one of the three is nobody's artifact.
+        """
         self._artifacts = {agent: tuple(files) for agent, files in artifacts.items()}
-        self.id = "rubric-tabular-1"
+        self._owners = {name: agent for agent, names in self._artifacts.items() for name in names}
+        for name in (features, model, submission):
+            if name not in self._owners:
+                raise ConfigError(f"judge: '{name}' is no agent's artifact; known: {', '.join(self._owners) or 'none'}")
+        self._features, self._model, self._submission = self._owners[features], self._owners[model], submission
+        self.id = "rubric-tabular-2"
 
     async def score(self, evidence: Evidence) -> Verdict:
         action = evidence.action
@@ -86,16 +111,15 @@ class RubricTabularJudge(BaseJudge):
     def _broken(self, action: Action, before: Sequence[Action]) -> Iterator[tuple[str, str]]:
         """(agent, why) for each fault of others that this failed run gives evidence of."""
         text = action.tool.text if action.tool is not None else ""
-        owners = {name: agent for agent, names in self._artifacts.items() for name in names}
         there = {name for a in before for name in a.files}
         for name in _MISSING.findall(text):
-            if name in owners and name not in there:
-                yield owners[name], f"{name} was not there when {action.agent} needed it"
+            if name in self._owners and name not in there:
+                yield self._owners[name], f"{name} was not there when {action.agent} needed it"
         if "NotFittedError" in text or "is not fitted yet" in text:
-            yield owners.get("model.pkl", action.agent), "the saved model was never fitted"
-        if "seen at fit time, yet now missing" in text or "unseen at fit time" in text:
-            yield owners.get("X_train.pkl", action.agent), "X_train and X_test do not have the same features"
-        if "same length" in text or "does not match length of index" in text or "does not match index length" in text:
+            yield self._model, "the saved model was never fitted"
+        if _MISMATCH.search(text):
+            yield self._features, "X_train and X_test do not have the same features"
+        if _LENGTHS.search(text):
             dropping = [a for a in before if a.tool is not None and drops_test_rows(a.tool.code)]
             if dropping:
                 yield dropping[-1].agent, "rows of test.csv were dropped"
@@ -120,7 +144,7 @@ class RubricTabularJudge(BaseJudge):
     def _outcome(self, evidence: Evidence) -> Iterator[tuple[str, str]]:
         """A submission that the task refuses is its writer's fault, or that of who dropped the rows it lacks."""
         grade = evidence.episode.grade
-        wrote = [a for a in evidence.actions if "submission.csv" in a.files]
+        wrote = [a for a in evidence.actions if self._submission in a.files]
         if grade is None or not wrote or grade.metrics.get("success", 1.0) > 0:
             return
         dropping = [a for a in evidence.actions if a.tool is not None and drops_test_rows(a.tool.code)]
@@ -131,12 +155,25 @@ class RubricTabularJudge(BaseJudge):
 
 
 def drops_test_rows(code: str) -> bool:
-    """Whether rows are taken out of something that is called test, by the code's syntax tree."""
+    """Whether rows are taken out of something that is called test, by a method or a mask, by the code's syntax tree."""
     try:
         tree = ast.parse(code)
     except SyntaxError:
         return False
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
-    receivers = [call.func.value for call in calls if call.func.attr in _DROPPING]
-    names = [n.id for receiver in receivers for n in ast.walk(receiver) if isinstance(n, ast.Name)]
+    dropped = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _DROPPING:
+            dropped.append(node.func.value)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and _is_mask(node.slice):
+            dropped.append(node.value)
+    names = [n.id for receiver in dropped for n in ast.walk(receiver) if isinstance(n, ast.Name)]
     return any("test" in name.lower() for name in names)
+
+
+def _is_mask(index: ast.expr) -> bool:
+    """`frame[frame.a > 0]`, `frame[~frame.a.isna()]`, `frame[frame.a.notna() & ...]`."""
+    if isinstance(index, ast.Compare) or (isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.Invert)):
+        return True
+    if isinstance(index, ast.BinOp) and isinstance(index.op, ast.BitAnd | ast.BitOr):
+        return True
+    return isinstance(index, ast.Call) and isinstance(index.func, ast.Attribute) and index.func.attr in _MASKS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ FAIR = {"accuracy": 0.5, "f1": 0.0, "rmse_pct": 50.0}
 """What the paper counts for a failed run (arXiv 2601.23228), so that failing never beats a poor model."""
 
 MAX_COLUMNS = 1000
+_INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
 
 
 class SubmissionError(ValueError):
@@ -157,6 +159,8 @@ def _numbers(predicted: pd.Series) -> np.ndarray:
 def _id(value: object) -> str:
     """Equal ids and labels are equal strings, however they were written: 7, 7.0 and ' 7' are one."""
     text = str(value).strip()
+    if _INTEGER.fullmatch(text):
+        return str(int(text))  # exact, also above 2**53
     try:
         number = float(text)
     except ValueError:

@@ -34,6 +34,12 @@ def test_a_wrong_file_is_a_failed_submission_with_the_reason(text, reason):
         read_submission(text.encode(), ANSWERS, "id")
 
 
+def test_long_ids_are_told_apart():
+    answers = pd.DataFrame({"id": [9007199254740993, 9007199254740992], "y": [1, 0]})
+    found = read_submission(b"id,y\n9007199254740992,0\n9007199254740993,1\n", answers, "id")
+    assert list(found["y"]) == ["1", "0"]
+
+
 def classification(predicted: list, truth=(0, 1, 1, 0), train=(0, 0, 0, 1)) -> dict[str, float]:
     frames = (pd.DataFrame({"y": list(values)}) for values in (truth, map(str, predicted), train))
     return measure(*frames, "classification")

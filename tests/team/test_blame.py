@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from mappa.errors import ConfigError
 from mappa.judge.base import Evidence
 from mappa.judge.caps import Ladder, OutcomeCaps
 from mappa.judge.rubric_tabular import RubricTabularJudge, drops_test_rows
@@ -38,11 +39,20 @@ FAULTS = {
     "kernel killed mid-turn": ("modeler", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
     "timeout": ("modeler", "while True: pass"),
     "target leakage": ("engineer", without(ENGINEER, 'columns=["id", target]', 'columns=["id"]')),
+    "target leakage without names": (
+        "engineer",
+        without(ENGINEER, 'columns=["id", target]', 'columns=["id"]')
+        + 'pd.DataFrame(pd.read_pickle("X_train.pkl").values).to_pickle("X_train.pkl")\n'
+        + 'pd.DataFrame(pd.read_pickle("X_test.pkl").values).to_pickle("X_test.pkl")\n',
+    ),
+    "silent row drop by a mask": ("engineer", without(ENGINEER, "test.drop(", "test[test['alcohol'] > 13].drop(")),
     "silent row drop": ("engineer", without(ENGINEER, "test.drop(", "test.sample(frac=0.5).drop(")),
     "no submission": ("analyst", "print(1)"),
     "error of its own": ("engineer", "import pandas as pd\npd.read_csv('train.csv').nonsense()"),
     "nothing was run": ("modeler", None),
 }
+STOPPED = ("no submission", "error of its own")
+"""Faults that could still be mended: guilty is the action that stops instead. In the others it is the agent's first."""
 
 
 async def scores(episode: Episode) -> list[tuple[str, float, str]]:
@@ -61,9 +71,14 @@ async def test_the_guilty_action_scores_lowest(fault: str, play, tasks):
     found = await scores(episode)
     assert episode.grade.metrics["success"] == 0.0, "the fault did harm"
     lowest = min(score for _, score, _ in found)
-    assert lowest <= 2.5
-    assert min(score for agent, score, _ in found if agent == guilty) == lowest
+    mine = [score for agent, score, _ in found if agent == guilty]
+    assert mine[-1 if fault in STOPPED else 0] == lowest <= 2.5
     assert all(score > lowest for agent, score, _ in found if agent != guilty), found
+
+
+def test_files_that_nobody_has_to_save_are_refused():
+    with pytest.raises(ConfigError, match=r"'model.joblib' is no agent's artifact; known: X_train.pkl"):
+        RubricTabularJudge(ARTIFACTS, model="model.joblib")
 
 
 async def test_good_work_has_full_marks(play, tasks):
@@ -82,6 +97,10 @@ async def test_before_the_end_nobody_is_blamed_for_what_is_still_to_come(play, t
     [
         ("test = test.dropna()", True),
         ("X_test = df_test.select_dtypes('number').head(10)", True),
+        ("X_test = test[test['a'].notna() & (test['b'] > 0)]", True),
+        ("X_test = test[~test['a'].isin([1])]", True),
+        ("X_test = test[['a', 'b']]", False),
+        ("test.loc[test['a'] < 0, 'a'] = 0", False),
         ("train = train.dropna()", False),
         ("test['a'] = test['a'].fillna(0)", False),
         ("this is no python", False),

@@ -46,13 +46,16 @@ for path in [{str(answers)!r}, {str(answers.parent)!r}, {str(answers.parent.pare
         pass
 for top, folders, files in os.walk("/"):
     folders[:] = [f for f in folders if os.path.join(top, f) not in ("/proc", "/sys", "/usr")]
-    found += [os.path.join(top, f) for f in files if f == {answers.name!r}]
+    found += [os.path.join(top, f) for f in files if f in ({answers.name!r}, "sample_submission.csv")]
 print("FOUND", found)
 """
     episode = await play(wine, engineer=[look])
     actions, grade = episode.actions, episode.grade
     assert actions[0].tool.status == "ok"
-    assert actions[0].tool.text.strip() == "FOUND []"
+    found = actions[0].tool.text.strip()  # the search does find what is there: a file of the task
+    assert found.startswith("FOUND ['/")
+    assert found.endswith("/sample_submission.csv']")
+    assert found.count("'") == 2
     assert grade.reason == "there is no submission.csv"
 
 
