@@ -13,6 +13,22 @@ from sklearn import metrics
 FAIR = {"accuracy": 0.5, "f1": 0.0, "rmse_pct": 50.0}
 """What the paper counts for a failed run (arXiv 2601.23228), so that failing never beats a poor model."""
 
+METRICS = {
+    "classification": {
+        "auc": r"area under the (roc|receiver)|\bauc\b|roc[- ]auc",
+        "log_loss": r"log ?loss|logarithmic loss",
+        "f1": r"\bf1\b",
+        "accuracy": r"accuracy",
+    },
+    "regression": {
+        "rmsle": r"rmsle|root mean squared? log",
+        "rmse": r"rmse|root mean squared? error",
+        "mae": r"\bmae\b|mean absolute error",
+    },
+}
+"""Metrics that tasks are scored by, and the words that name them in a task's text, looked for in this order."""
+DEFAULT = {"classification": "accuracy", "regression": "rmse"}
+
 MAX_COLUMNS = 1000
 _INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
 
@@ -53,7 +69,14 @@ def read_submission(data: bytes, answers: pd.DataFrame, id_column: str) -> pd.Da
     return frame.set_index(ids).loc[wanted, [c for c in answers.columns if c != id_column]].reset_index(drop=True)
 
 
-def measure(truth: pd.DataFrame, predicted: pd.DataFrame, train: pd.DataFrame, kind: str) -> dict[str, float]:
+def asked_metric(text: str, kind: str) -> str:
+    """The metric that a task's text says its submissions are scored by; the kind's default where it names none."""
+    return next((name for name, words in METRICS[kind].items() if re.search(words, text, re.IGNORECASE)), DEFAULT[kind])
+
+
+def measure(
+    truth: pd.DataFrame, predicted: pd.DataFrame, train: pd.DataFrame, kind: str, metric: str | None = None
+) -> dict[str, float]:
     """All measures that the task allows, averaged over target columns, and `skill`.
 
     Args:
@@ -61,64 +84,101 @@ def measure(truth: pd.DataFrame, predicted: pd.DataFrame, train: pd.DataFrame, k
         predicted: the same columns and rows, as text.
         train: the target columns of the training rows, for the floor: a constant prediction.
         kind: `classification` or `regression`.
+        metric: what the task scores by, one of METRICS[kind]; None = the kind's default, as where the truth does not
+            allow it (auc of three classes).
 
     Returns:
-        classification: accuracy, f1 (binary, else weighted), floor (accuracy of the most frequent class), and where the
-        predictions are probabilities auc and log_loss. regression: rmse, rmse_pct (percent of the range of the truth),
-        mae, rmsle where nothing is negative, floor (rmse of the training mean). `skill` on 0-1: the share of the way
-        from the floor to perfection.
+        classification: accuracy, f1 (binary, else weighted), and where the predictions are probabilities or the task
+        asks for them auc and log_loss. regression: rmse, rmse_pct (percent of the range of the truth), mae, rmsle where
+        nothing is negative. `floor` is the metric of a constant, `skill` on 0-1 the metric's share of the way from
+        there to perfection.
 
     Raises:
         SubmissionError: a prediction is empty, or not a number where one is needed.
     """
+    metric = metric or DEFAULT[kind]
     if kind == "regression":
-        columns = [_regression(truth[c], _numbers(predicted[c]), train[c]) for c in truth.columns]
+        columns = [_regression(truth[c], _numbers(predicted[c]), train[c], metric) for c in truth.columns]
     elif _one_hot(truth):
-        columns = [_one_hot_classification(truth, predicted, train)]
+        columns = [_one_hot_classification(truth, predicted, train, metric)]
     else:
-        columns = [_classification(truth[c], predicted[c], train[c]) for c in truth.columns]
+        columns = [_classification(truth[c], predicted[c], train[c], metric) for c in truth.columns]
     shared = set.intersection(*(set(column) for column in columns))
     return {key: float(np.mean([column[key] for column in columns])) for key in columns[0] if key in shared}
 
 
-def _regression(truth: pd.Series, predicted: np.ndarray, train: pd.Series) -> dict[str, float]:
+def _regression(truth: pd.Series, predicted: np.ndarray, train: pd.Series, metric: str) -> dict[str, float]:
     true = truth.to_numpy(float)
+    if metric == "rmsle" and true.min() < 0:
+        metric = "rmse"
+    found = _errors(true, predicted)
+    if metric not in found:
+        raise SubmissionError(f"'{truth.name}' holds numbers below 0, which {metric} cannot score")
+    if metric == "rmsle":
+        constant = np.expm1(np.log1p(train.clip(lower=0)).mean())
+    else:
+        constant = train.median() if metric == "mae" else train.mean()
+    floor = _errors(true, np.full(len(true), float(constant)))[metric]
+    return found | {"floor": floor, "skill": _share(floor - found[metric], floor)}
+
+
+def _errors(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     rmse = float(np.sqrt(np.mean((true - predicted) ** 2)))
-    floor = float(np.sqrt(np.mean((true - train.mean()) ** 2)))
+    found = {"rmse": rmse, "mae": float(np.mean(np.abs(true - predicted)))}
     spread = float(true.max() - true.min())
-    found = {"rmse": rmse, "mae": float(np.mean(np.abs(true - predicted))), "floor": floor}
     if spread > 0:
         found["rmse_pct"] = 100.0 * rmse / spread
     if true.min() >= 0 and predicted.min() >= 0:
         found["rmsle"] = float(np.sqrt(np.mean((np.log1p(true) - np.log1p(predicted)) ** 2)))
-    return found | {"skill": _share(floor - rmse, floor)}
+    return found
 
 
-def _classification(truth: pd.Series, predicted: pd.Series, train: pd.Series) -> dict[str, float]:
+def _classification(truth: pd.Series, predicted: pd.Series, train: pd.Series, metric: str) -> dict[str, float]:
     true, known = truth.map(_id), train.map(_id)
     labels = sorted(set(true) | set(known))
-    floor = float((true == known.mode()[0]).mean())
     found: dict[str, float] = {}
-    if labels == ["0", "1"] and not predicted.map(_id).isin(labels).all():
+    floors = {"auc": 0.5}
+    hard = bool(predicted.map(_id).isin(labels).all())
+    if labels == ["0", "1"] and (not hard or metric in ("auc", "log_loss")):
         shares = _numbers(predicted)
         if shares.min() < 0 or shares.max() > 1:
             raise SubmissionError(f"'{truth.name}' holds numbers outside 0 to 1 where labels or probabilities belong")
         positive = (true == "1").to_numpy()
         if positive.any() and not positive.all():
             found["auc"] = float(metrics.roc_auc_score(positive, shares))
-        found["log_loss"] = float(metrics.log_loss(positive, np.clip(shares, 1e-15, 1 - 1e-15), labels=[False, True]))
+        found["log_loss"] = _log_loss(positive, shares)
+        floors["log_loss"] = _log_loss(positive, np.full(len(true), float((known == "1").mean())))
         said = pd.Series(np.where(shares >= 0.5, "1", "0"))
     else:
         said = predicted.map(_id)
         if (said == "").any():
             raise SubmissionError(f"'{truth.name}' is empty in {int((said == '').sum())} rows")
-    accuracy = float((said.to_numpy() == true.to_numpy()).mean())
-    binary = len(labels) == 2
+    found |= _agreement(true, said, labels)
+    constants = [_agreement(true, pd.Series(label, index=true.index), labels) for label in labels]
+    floors["f1"] = max(constant["f1"] for constant in constants)
+    floors["accuracy"] = constants[labels.index(known.mode()[0])]["accuracy"]
+    return found | _skill(metric, found, floors)
+
+
+def _agreement(true: pd.Series, said: pd.Series, labels: Sequence[str]) -> dict[str, float]:
+    binary = len(labels) == 2 and set(said) <= set(labels)
     average = {"average": "binary", "pos_label": labels[-1]} if binary else {"average": "weighted"}
-    if binary and not set(said) <= set(labels):
-        average = {"average": "weighted"}
-    found["f1"] = float(metrics.f1_score(true, said, zero_division=0.0, **average))
-    return {"accuracy": accuracy, "floor": floor} | found | {"skill": _share(accuracy - floor, 1.0 - floor)}
+    return {
+        "accuracy": float((said.to_numpy() == true.to_numpy()).mean()),
+        "f1": float(metrics.f1_score(true, said, zero_division=0.0, **average)),
+    }
+
+
+def _log_loss(positive: np.ndarray, shares: np.ndarray) -> float:
+    return float(metrics.log_loss(positive, np.clip(shares, 1e-15, 1 - 1e-15), labels=[False, True]))
+
+
+def _skill(metric: str, found: dict[str, float], floors: dict[str, float]) -> dict[str, float]:
+    """`floor` and `skill` by the metric, by accuracy where the truth does not allow it."""
+    metric = metric if metric in found and metric in floors else "accuracy"
+    floor, value = floors[metric], found[metric]
+    share = _share(floor - value, floor) if metric == "log_loss" else _share(value - floor, 1.0 - floor)
+    return {"floor": floor, "skill": share}
 
 
 def _one_hot(truth: pd.DataFrame) -> bool:
@@ -129,23 +189,28 @@ def _one_hot(truth: pd.DataFrame) -> bool:
     return bool(values.isin([0, 1]).all(axis=None) and (values.sum(axis=1) == 1).all())
 
 
-def _one_hot_classification(truth: pd.DataFrame, predicted: pd.DataFrame, train: pd.DataFrame) -> dict[str, float]:
+def _one_hot_classification(
+    truth: pd.DataFrame, predicted: pd.DataFrame, train: pd.DataFrame, metric: str
+) -> dict[str, float]:
     classes = list(truth.columns)
     true = truth.to_numpy(float).argmax(axis=1)
     shares = np.column_stack([_numbers(predicted[c]) for c in classes])
     if shares.min() < 0 or (shares.sum(axis=1) <= 0).any():
         raise SubmissionError("the class columns hold negative numbers, or rows without any share")
     shares = shares / shares.sum(axis=1, keepdims=True)
+    known = train[classes].to_numpy(float).mean(axis=0)
+
+    def log_loss(of_true: np.ndarray) -> float:
+        return float(-np.log(np.clip(of_true, 1e-15, 1.0)).mean())
+
     said = shares.argmax(axis=1)
-    floor = float((true == train[classes].to_numpy(float).sum(axis=0).argmax()).mean())
-    accuracy = float((said == true).mean())
-    return {
-        "accuracy": accuracy,
-        "floor": floor,
+    found = {
+        "accuracy": float((said == true).mean()),
         "f1": float(metrics.f1_score(true, said, average="weighted", zero_division=0.0)),
-        "log_loss": float(-np.log(np.clip(shares[np.arange(len(true)), true], 1e-15, 1.0)).mean()),
-        "skill": _share(accuracy - floor, 1.0 - floor),
+        "log_loss": log_loss(shares[np.arange(len(true)), true]),
     }
+    floors = {"accuracy": float((true == known.argmax()).mean()), "log_loss": log_loss(known[true])}
+    return found | _skill(metric, found, floors)
 
 
 def _numbers(predicted: pd.Series) -> np.ndarray:

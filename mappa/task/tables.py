@@ -6,6 +6,7 @@ targets there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ METRIC = {
     "classification": "submissions are scored by accuracy",
     "regression": "submissions are scored by the root mean squared error",
 }
+
+
+def same_data(some: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
+    """A table of `some` and one of `others` that are made of the same rows, if there are such."""
+    pairs = ((a, b) for a in some for b in others if a in TABLES and b in TABLES)
+    return next((pair for pair in pairs if TABLES[pair[0]].loader == TABLES[pair[1]].loader), None)
 
 
 def write_tables(folder: Path, names: Iterable[str], splits: int, seed: int, test_share: float) -> list[dict[str, Any]]:
@@ -109,6 +116,7 @@ def _write(folder: Path, name: str, split: int, seed: int, test_share: float) ->
     return {"prompt": text, "metadata": {"task_id": task_id, "data_type": table.kind} | files}
 
 
+@functools.cache
 def _load(table: Table) -> tuple[pd.DataFrame, str]:
     """The table with plain column names, and the name of its target."""
     frame = getattr(datasets, table.loader)(as_frame=True).frame

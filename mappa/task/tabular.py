@@ -15,8 +15,8 @@ import pandas as pd
 
 from mappa.errors import ConfigError, TaskError
 from mappa.task.base import WorkspaceReader
-from mappa.task.submission import SubmissionError, fair, measure, read_submission
-from mappa.task.tables import write_tables
+from mappa.task.submission import SubmissionError, asked_metric, fair, measure, read_submission
+from mappa.task.tables import same_data, write_tables
 from mappa.types import Grade, Task
 
 KINDS = ("classification", "regression")
@@ -50,12 +50,12 @@ class Tabular:
             validation: set name -> such a file.
             data_dir: what relative paths in the records start from.
             train_tables: names in `mappa.task.tables.TABLES`.
-            validation_tables: likewise, other ones; they become the validation set `tables`.
+            validation_tables: likewise, of other data; they become the validation set `tables`.
             splits: tasks a table, each with its own split of the rows.
             test_share: share of a table's rows to be predicted.
         """
-        if both := sorted(set(train_tables) & set(validation_tables)):
-            raise ConfigError(f"task: table '{both[0]}' is both for training and for validation")
+        if both := same_data(train_tables, validation_tables):
+            raise ConfigError(f"task: tables '{both[0]}' (training) and '{both[1]}' (validation) hold the same rows")
         if splits < 1 or not 0 < test_share < 1:
             raise ConfigError(f"task.splits={splits} must be at least 1 and task.test_share={test_share} in (0, 1)")
         self._folder, self._data_dir = Path(folder), Path(data_dir)
@@ -74,7 +74,7 @@ class Tabular:
         return None
 
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
-        """`score` is the skill: 0 for a failed submission or a constant one, 1 for a perfect one.
+        """`score` is the skill by the task's metric: 0 for a failed submission or a constant one, 1 for a perfect one.
 
         `metrics`: success, the task's measures, and the paper's fair ones.
         """
@@ -86,7 +86,7 @@ class Tabular:
             predicted = read_submission(_read(workspace), answers, task.metadata["id"])
             targets = list(task.metadata["targets"])
             train = pd.read_csv(task.files["train.csv"], usecols=targets)
-            found = measure(answers[targets], predicted, train, task.kind)
+            found = measure(answers[targets], predicted, train, task.kind, task.metadata["metric"])
         except SubmissionError as error:
             return Grade(0.0, str(error), {"success": 0.0} | fair({}, names))
         reason = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
@@ -141,7 +141,12 @@ class Tabular:
             question=record["prompt"],
             kind=meta["data_type"],
             files=files,
-            metadata={"answers": answers, "id": id_column, "targets": targets},
+            metadata={
+                "answers": answers,
+                "id": id_column,
+                "targets": targets,
+                "metric": asked_metric(record["prompt"], meta["data_type"]),
+            },
         )
 
     def _existing(self, path: str, where: str) -> str:

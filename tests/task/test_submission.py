@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from mappa.task.submission import SubmissionError, fair, measure, read_submission
+from mappa.task.submission import SubmissionError, asked_metric, fair, measure, read_submission
 
 ANSWERS = pd.DataFrame({"id": [7, 8, 9, 10], "y": [0, 1, 1, 0]})
 
@@ -40,9 +40,11 @@ def test_long_ids_are_told_apart():
     assert list(found["y"]) == ["1", "0"]
 
 
-def classification(predicted: list, truth=(0, 1, 1, 0), train=(0, 0, 0, 1)) -> dict[str, float]:
+def classification(
+    predicted: list, truth=(0, 1, 1, 0), train=(0, 0, 0, 1), metric: str | None = None
+) -> dict[str, float]:
     frames = (pd.DataFrame({"y": list(values)}) for values in (truth, map(str, predicted), train))
-    return measure(*frames, "classification")
+    return measure(*frames, "classification", metric)
 
 
 def test_labels():
@@ -61,6 +63,52 @@ def test_probabilities():
     assert found["log_loss"] == pytest.approx(-(math.log(0.9) * 2 + math.log(0.4) + math.log(0.8)) / 4)
     with pytest.raises(SubmissionError, match="outside 0 to 1"):
         classification([0.1, 3.5, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "metric"),
+    [
+        ("evaluated on area under the ROC curve between ...", "classification", "auc"),
+        ("Submissions are scored using the log loss", "classification", "log_loss"),
+        ("the F1 score", "classification", "f1"),
+        ("scored on Root Mean Squared Logarithmic Error", "regression", "rmsle"),
+        ("scored on the root mean squared error", "regression", "rmse"),
+        ("Mean Absolute Error (MAE)", "regression", "mae"),
+        ("beware of the laundry", "classification", "accuracy"),
+        ("accuracy", "regression", "rmse"),
+    ],
+)
+def test_the_task_says_what_it_is_scored_by(text: str, kind: str, metric: str):
+    assert asked_metric(text, kind) == metric
+
+
+def test_skill_by_the_metric_that_the_task_asks_for():
+    """Ranked perfectly, yet all below 0.5: accuracy sees nothing, the area under the curve everything."""
+    ranked = [0.1, 0.4, 0.3, 0.2]
+    assert classification(ranked)["skill"] == 0.0
+    assert classification(ranked, metric="auc")["skill"] == 1.0
+    assert classification([0, 1, 0, 0], metric="auc")["auc"] == 0.75  # of labels: (1 + 1/2) / 2
+    found = classification([0.25, 0.25, 0.25, 0.25], metric="log_loss")  # the share in the training rows
+    assert found["floor"] == found["log_loss"]
+    assert found["skill"] == 0.0
+    found = classification([0, 1, 0, 0], metric="f1")
+    assert found["floor"] == pytest.approx(2 / 3)  # always 1: precision 1/2, recall 1
+    assert found["skill"] == 0.0
+    three = classification(["a", "b", "c"], truth=("a", "b", "b"), train=("a", "b", "c"), metric="auc")
+    assert three["skill"] == pytest.approx(0.5)  # by accuracy: 2/3 against 1/3
+
+
+def test_regression_by_mae_and_rmsle():
+    truth, train = pd.DataFrame({"y": [0.0, 4.0]}), pd.DataFrame({"y": [0.0, 3.0, 90.0]})
+    found = measure(truth, pd.DataFrame({"y": ["1", "4"]}), train, "regression", "mae")
+    assert found["floor"] == 2.0  # the median 3 is 3 and 1 off
+    assert found["skill"] == 0.75
+    train = pd.DataFrame({"y": [0.0, 3.0]})  # on the log scale the mean of log 1 and log 4 is log 2
+    found = measure(truth, pd.DataFrame({"y": ["1", "4"]}), train, "regression", "rmsle")
+    assert found["floor"] == pytest.approx(math.sqrt((math.log(2) ** 2 + math.log(2.5) ** 2) / 2))
+    assert found["skill"] == pytest.approx(1 - math.log(2) / math.sqrt(2) / found["floor"])
+    with pytest.raises(SubmissionError, match="holds numbers below 0, which rmsle cannot score"):
+        measure(truth, pd.DataFrame({"y": ["-1", "4"]}), train, "regression", "rmsle")
 
 
 def test_text_labels_and_empty_ones():

@@ -117,8 +117,8 @@ def test_mistakes_in_the_configuration_are_named(tmp_path: Path):
         Tabular(str(tmp_path), train="nothing.jsonl").train()
     with pytest.raises(ConfigError, match="unknown table 'titanic'; available: breast_cancer"):
         Tabular(str(tmp_path), train_tables=["titanic"]).train()
-    with pytest.raises(ConfigError, match="'iris' is both for training and for validation"):
-        Tabular(str(tmp_path), train_tables=["iris"], validation_tables=["iris"])
+    with pytest.raises(ConfigError, match=r"'iris' \(training\) and 'iris_petal' \(validation\) hold the same rows"):
+        Tabular(str(tmp_path), train_tables=["digits", "iris"], validation_tables=["iris_petal"])
     with pytest.raises(ConfigError, match="no tasks"):
         Tabular(str(tmp_path)).train()
 
