@@ -1,37 +1,61 @@
-"""Make the tiny model that the quickstart trains: `python -m mappa.tiny [--out FOLDER] [--steps N]`.
+"""Demonstrations of the mathchat team, noisy on purpose.
 
-A Qwen3-architecture model of about 2M parameters with its own byte-level tokenizer is imitation-trained on
-demonstrations of the mathchat team that are noisy on purpose: drafts that drop or change a term, code with a wrong
-operator or a missing bracket, reports that miscopy a digit. So the untrained team is right about half of the time when
-it is sampled at temperature 1, and has something to learn. The noise is in the demonstrations only.
+Drafts drop or change a term, code has a wrong operator or misses a bracket, reports miscopy a digit.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from omegaconf import DictConfig, OmegaConf
 
 from mappa.chat import Chat
-from mappa.config import ASSETS, CONF, register_resolvers
 from mappa.task.arithmetic import problem
 from mappa.text import fill
+from mappa.tiny.imitation import UNLEARNED, Example, Recipe
 from mappa.types import Message
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+RECIPE = Recipe(
+    experiment="quickstart",
+    folder="tiny",
+    vocabulary=384,
+    token_bytes=None,
+    context=1024,
+    layers=4,
+    width=128,
+    batch=48,
+    steps=600,
+    rate=2e-3,
 )
 Turn = tuple[Sequence[Message], str]
 """What an agent sees, and what the demonstration lets it say."""
+_FOR_THE_TOKENIZER = 500
+
+
+def texts(cfg: DictConfig, seed: int) -> Iterator[str]:
+    """Conversations of some problems, for the tokenizer."""
+    for turns in islice(_stream(cfg, seed), _FOR_THE_TOKENIZER):
+        for seen, said in turns:
+            yield from (f"{m.role}\n{m.content}" for m in [*seen, Message("assistant", said)])
+
+
+def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
+    """Endless, each problem new."""
+    for turns in islice(_stream(cfg, seed), _FOR_THE_TOKENIZER, None):
+        for seen, said in turns:
+            prompt = chat.render(seen)
+            spoken = [*chat.tokenizer.encode(said, add_special_tokens=False), chat.eos_id]
+            yield [*prompt, *spoken], [UNLEARNED] * len(prompt) + spoken
+
+
+def _stream(cfg: DictConfig, seed: int) -> Iterator[list[Turn]]:
+    rng, agents = random.Random(seed), OmegaConf.to_container(cfg.team.agents)
+    while True:
+        yield demonstrate(rng, agents)
 
 
 def noisy_terms(rng: random.Random, expression: str, rate: float) -> str:
@@ -110,122 +134,3 @@ def demonstrate(rng: random.Random, agents: Mapping[str, Any]) -> list[Turn]:
         )
     )
     return turns
-
-
-def make_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which every digit is a token of its own."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=TEMPLATE,
-        model_max_length=1024,
-    )
-
-
-def make_model(vocabulary: int, layers: int, width: int) -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=width * 8 // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=SPECIAL.index("<|im_end|>"),
-        pad_token_id=SPECIAL.index("<|endoftext|>"),
-    )
-    return Qwen3ForCausalLM(config)
-
-
-def encode(chat: Chat, turn: Turn) -> tuple[list[int], int]:
-    """Token ids of a demonstrated turn, and how many of them are the prompt."""
-    prompt = chat.render(turn[0])
-    said = chat.tokenizer.encode(turn[1], add_special_tokens=False)
-    return [*prompt, *said, chat.eos_id], len(prompt)
-
-
-def imitate(model: Qwen3ForCausalLM, batches: Iterator[list[tuple[list[int], int]]], steps: int, rate: float) -> float:
-    """Maximum likelihood on what the demonstrations say; returns the mean loss of the last tenth of the steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    losses = []
-    for _, rows in zip(range(steps), batches, strict=False):
-        width = max(len(ids) for ids, _ in rows)
-        input_ids = torch.full((len(rows), width), model.config.pad_token_id)
-        labels = torch.full((len(rows), width), -100)
-        for index, (ids, prompt) in enumerate(rows):
-            input_ids[index, : len(ids)] = torch.tensor(ids)
-            labels[index, prompt : len(ids)] = torch.tensor(ids[prompt:])
-        loss = model(input_ids=input_ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return sum(losses[-len(losses) // 10 :]) / max(1, len(losses) // 10)
-
-
-def make(out: Path, steps: int, layers: int, width: int, batch: int, rate: float, seed: int) -> float:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base=None):
-        agents = OmegaConf.to_container(compose("train", ["+experiment=quickstart"]).team.agents)
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    corpus = [demonstrate(rng, agents) for _ in range(500)]
-    texts = (
-        f"{m.role}\n{m.content}"
-        for turns in corpus
-        for seen, said in turns
-        for m in [*seen, Message("assistant", said)]
-    )
-    tokenizer = make_tokenizer(texts, vocabulary=384)
-    chat = Chat(tokenizer)
-    model = make_model(len(tokenizer), layers, width)
-
-    def batches() -> Iterator[list[tuple[list[int], int]]]:
-        rows: list[tuple[list[int], int]] = []
-        while True:
-            rows += [encode(chat, turn) for turn in demonstrate(rng, agents)]
-            if len(rows) >= batch:
-                yield rows[:batch]
-                rows = rows[batch:]
-
-    loss = imitate(model, batches(), steps, rate)
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return loss
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ASSETS / "tiny", help="folder to write (default: the shipped one)")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    loss = make(**vars(args))
-    print(f"{args.out}: loss {loss:.3f} per token")  # noqa: T201 command-line output
-
-
-if __name__ == "__main__":
-    main()
