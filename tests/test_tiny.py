@@ -1,0 +1,78 @@
+"""The shipped tiny models, and the demonstrations they were made from."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from mappa.chat import Chat
+from mappa.config import ASSETS
+from mappa.task.tabular import Tabular
+from mappa.tiny import arithmetic, tabular
+from mappa.tiny.imitation import UNLEARNED
+from tests.conftest import compose_config
+
+
+@pytest.mark.parametrize("folder", [arithmetic.RECIPE.folder, tabular.RECIPE.folder])
+def test_the_shipped_models_are_small(folder: str):
+    from mappa.model import Model
+
+    assert sum(p.numel() for p in Model(str(ASSETS / folder)).load().parameters()) < 2_500_000
+    assert sum(path.stat().st_size for path in (ASSETS / folder).iterdir()) < 6 << 20
+
+
+def spoken(chat: Chat, example: tuple[list[int], list[int]]) -> list[str]:
+    """What the labels would teach, one text a turn."""
+    ids, labels = example
+    assert len(ids) == len(labels)
+    assert all(label in (UNLEARNED, token) for token, label in zip(ids, labels, strict=True))
+    learned = [token for token in labels if token != UNLEARNED]
+    return chat.tokenizer.decode(learned).split("<|im_end|>")[:-1]
+
+
+def test_a_demonstration_teaches_what_is_said_and_nothing_else(tmp_path: Path):
+    cfg = compose_config(["+experiment=quickstart"], tmp_path)
+    chat = Chat(AutoTokenizer.from_pretrained(ASSETS / "tiny"))
+    first, second = (spoken(chat, example) for example in islice(arithmetic.examples(cfg, chat, 0), 2))
+    assert len(first) == len(second) == 1
+    assert "+" in first[0]
+    assert second[0].startswith("```python\nprint(")
+
+
+def test_flawed_colleagues_play_in_real_kernels(tmp_path: Path):
+    cfg = compose_config(["+experiment=quickstart_dsbench", "task.splits=1", "sandbox.warm=2"], tmp_path)
+    chat = Chat(AutoTokenizer.from_pretrained(ASSETS / "tiny_tabular"))
+    episodes = tabular.play(cfg, chat, 4, 0)
+    assert len({episode.task.id for episode in episodes}) == 4
+    for episode in episodes:
+        examples = list(tabular.conversations(episode))
+        turns = [[a.text for a in episode.actions if a.agent == name] for name in ("engineer", "modeler", "analyst")]
+        assert [spoken(chat, example) for example in examples] == turns
+        assert all(action.tool is not None for action in episode.actions if action.turn == 0)
+
+
+def test_every_flaw_is_demonstrated_and_some_are_mended():
+    def said(speaker, asked: str = "is a regression task", reply: str | None = None) -> str:
+        return "\n".join(speaker(random.Random(seed), asked, reply) for seed in range(60))
+
+    assert 'columns="id")' in said(tabular.engineer)
+    assert said(tabular.engineer).count("X_test.pkl") < 60
+    assert "DummyRegressor" in (models := said(tabular.modeler))
+    assert "Classifier" in models
+    assert models.count(".fit(X, y)") < 60
+    assert "range(len(test))" in said(tabular.analyst)
+    assert 'predict(test.drop(columns="id"))' in said(tabular.analyst, reply="No such file: 'X_test.pkl'\nFiles:")
+    assert "X_test.pkl" in said(tabular.engineer, reply=f"{tabular.OK}\nFiles: X_train.pkl")
+
+
+def test_a_reworded_task_keeps_its_kind_only(tmp_path: Path):
+    for task in Tabular(str(tmp_path), train_tables=["cancer_area", "digits"], splits=1).train():
+        question = tabular.reworded(task, 7).question
+        assert f"is a {task.kind} task" in question
+        assert task.metadata["targets"][0] not in question
+        assert "cell" not in question
+        assert "digits" not in question
