@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -95,7 +95,7 @@ class ProgressCallback(Callback, Listener):
         table.add_row("accuracy", self._accuracy().strip())
         return table
 
-    def _closing(self, trainer: Trainer) -> Table:
+    def _closing(self, trainer: Trainer) -> Group:
         table = Table(title="Held-out accuracy, graded by the task itself")
         for column in ("set", "epoch", "accuracy", "95% interval", "problems", "tokens per episode", "gain (p)"):
             table.add_column(column)
@@ -108,4 +108,22 @@ class ProgressCallback(Callback, Listener):
                 row = (f"{a['mean']:.3f}", interval, str(a["n"]), f"{result.tokens:.0f}")
                 gain = f"{result.gain['mean']:+.3f} ({result.gain['p']:.2g})" if result.gain else ""
                 table.add_row(name, str(result.epoch), *row, gain)
+        return Group(table, *([self._measures(results)] if results and results[-1].metrics else []))
+
+    def _measures(self, results: list) -> Table:
+        """The task's own measures, over all kinds of tasks, of the first validation and the last."""
+        table = Table(title="The task's own measures")
+        for column in ("set", "measure", "before", "now", "95% interval", "problems", "gain (p)"):
+            table.add_column(column)
+        for name in dict.fromkeys(result.name for result in results):
+            mine = [result for result in results if result.name == name]
+            first, last = mine[0], mine[-1]
+            for measure, a in last.metrics.items():
+                if "/" not in measure:
+                    before = first.metrics.get(measure) if last is not first else None
+                    gain = last.gains.get(measure)
+                    told = f"{gain['mean']:+.3f} ({gain['p']:.2g})" if gain else ""
+                    interval = f"{a['low']:.3f} - {a['high']:.3f}"
+                    mean = f"{before['mean']:.3f}" if before else ""
+                    table.add_row(name, measure, mean, f"{a['mean']:.3f}", interval, str(a["n"]), told)
         return table

@@ -150,8 +150,10 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
 
 
 def _dollars(cfg: DictConfig, calls: int) -> float | None:
-    """None where the judge has no price."""
+    """0 for a judge that is no API; None where an API's price is not configured."""
     judge = cfg.judge
+    if "price_in" not in judge:
+        return 0.0
     if judge.get("price_in") is None or judge.get("price_out") is None:
         return None
     return calls * (judge.expected_tokens_in * judge.price_in + judge.expected_tokens_out * judge.price_out) / 1e6

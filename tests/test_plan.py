@@ -119,6 +119,7 @@ def test_judge_dollars_by_hand(tmp_path: Path):
         ["+experiment=quickstart", *price, "judge.expected_tokens_in=1000", "judge.expected_tokens_out=100"]
     )
     assert numbers["the run"]["judge dollars, at most"] == pytest.approx(48 * 4 * 2 * (1000 * 1.0 + 100 * 10.0) / 1e6)
+    assert plan(["+experiment=quickstart"])[0]["the run"]["judge dollars, at most"] == 0.0  # a rubric is no API
 
 
 @pytest.mark.parametrize(
