@@ -30,14 +30,13 @@ or ran out of time, did nothing."""
 class RubricTabularJudge(BaseJudge):
     """Full marks 10: the code ran, all artifacts were saved, and nothing broke on them later."""
 
-    when = When.EPISODE
-
     def __init__(
         self,
         artifacts: Mapping[str, Sequence[str]],
         features: str = "X_train.pkl",
         model: str = "model.pkl",
         submission: str = "submission.csv",
+        when: str = "episode",
     ) -> None:
         """Nothing is read.
 
@@ -46,6 +45,7 @@ class RubricTabularJudge(BaseJudge):
             features: the artifact whose agent answers for features that differ between training and test rows.
             model: the artifact whose agent answers for a model that was never fitted.
             submission: the artifact that the task grades.
+            when: `episode`, or `action`: nobody is blamed for what breaks later.
 
         Raises:
             ConfigError: one of the three is nobody's artifact.
@@ -56,6 +56,7 @@ class RubricTabularJudge(BaseJudge):
             if name not in self._owners:
                 raise ConfigError(f"judge: '{name}' is no agent's artifact; known: {', '.join(self._owners) or 'none'}")
         self._features, self._model, self._submission = self._owners[features], self._owners[model], submission
+        self.when = When(when)
         self.id = "rubric-tabular-2"
 
     async def score(self, evidence: Evidence) -> Verdict:
