@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from mappa.errors import ConfigError
 from mappa.judge.base import Evidence
 from mappa.judge.caps import Ladder, OutcomeCaps
-from mappa.judge.rubric_tabular import RubricTabularJudge, drops_test_rows
+from mappa.judge.rubric_tabular import RubricTabularJudge
 from mappa.types import Episode, Verdict
 from tests.team.conftest import ANALYST, ENGINEER, MODELER
 
@@ -76,11 +75,6 @@ async def test_the_guilty_action_scores_lowest(fault: str, play, tasks):
     assert all(score > lowest for agent, score, _ in found if agent != guilty), found
 
 
-def test_files_that_nobody_has_to_save_are_refused():
-    with pytest.raises(ConfigError, match=r"'model.joblib' is no agent's artifact; known: X_train.pkl"):
-        RubricTabularJudge(ARTIFACTS, model="model.joblib")
-
-
 async def test_good_work_has_full_marks(play, tasks):
     episode = await play(tasks.train()[0], engineer=[ENGINEER], modeler=[MODELER], analyst=[ANALYST])
     assert [score for _, score, _ in await scores(episode)] == [10.0] * 6
@@ -90,24 +84,6 @@ async def test_before_the_end_nobody_is_blamed_for_what_is_still_to_come(play, t
     episode = await play(tasks.train()[0], engineer=["print(1)", ENGINEER], modeler=[MODELER], analyst=[ANALYST])
     first = await JUDGE.score(Evidence(episode.task, episode.actions[:1], 0))
     assert (first.score, first.reason) == (4.0, "not saved yet: X_train.pkl, y_train.pkl, X_test.pkl")
-
-
-@pytest.mark.parametrize(
-    ("code", "dropped"),
-    [
-        ("test = test.dropna()", True),
-        ("X_test = df_test.select_dtypes('number').head(10)", True),
-        ("X_test = test[test['a'].notna() & (test['b'] > 0)]", True),
-        ("X_test = test[~test['a'].isin([1])]", True),
-        ("X_test = test[['a', 'b']]", False),
-        ("test.loc[test['a'] < 0, 'a'] = 0", False),
-        ("train = train.dropna()", False),
-        ("test['a'] = test['a'].fillna(0)", False),
-        ("this is no python", False),
-    ],
-)
-def test_drops_test_rows(code: str, dropped: bool):
-    assert drops_test_rows(code) is dropped
 
 
 async def test_a_poor_outcome_caps_the_score(play, tasks):
@@ -138,8 +114,3 @@ async def test_a_file_that_was_saved_is_not_missing(play, tasks):
     found = await scores(episode)
     assert [score for agent, score, _ in found if agent == "engineer"] == [10.0, 10.0]
     assert min(found, key=lambda f: f[1])[0] == "analyst"
-
-
-def test_ladders_for_measures_of_which_less_is_better():
-    ladder = Ladder("rmse_pct", [[10, 9], [25, 8], [50, 6]], below=4, failed=2, less_is_better=True)
-    assert [ladder.cap(v) for v in (5, 10, 20, 49, 51, None)] == [9, 9, 8, 6, 4, 2]
