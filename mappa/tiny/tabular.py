@@ -91,8 +91,8 @@ def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
 
 def conversations(episode: Episode) -> Iterator[Example]:
     """All turns of an agent as one example: its last action's context holds the earlier ones, token by token."""
-    for name in SAYS:
-        actions = [action for action in episode.actions if action.agent == name]
+    acts = [[action for action in episode.actions if action.agent == name] for name in SAYS]
+    for actions in filter(None, acts):
         ids = [*actions[-1].prompt_ids, *actions[-1].completion_ids]
         labels = [UNLEARNED] * len(ids)
         for action in actions:
@@ -148,6 +148,7 @@ class Demonstrator(BaseEngine):
 
 
 def engineer(rng: random.Random, asked: str, reply: str | None) -> str:
+    """`asked`: the first message; `reply`: what the last run gave, None at first. So are the next two."""
     if reply is not None and OK in reply:
         if "X_test.pkl" in reply or rng.random() < 0.5:
             return DONE
