@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console, Group
@@ -103,12 +104,9 @@ class ProgressCallback(Callback, Listener):
         for name in dict.fromkeys(result.name for result in results):
             mine = [result for result in results if result.name == name]
             for result in mine[:1] + mine[1:][-1:]:
-                a = result.accuracy
-                interval = f"{a['low']:.3f} - {a['high']:.3f}"
-                row = (f"{a['mean']:.3f}", interval, str(a["n"]), f"{result.tokens:.0f}")
-                gain = f"{result.gain['mean']:+.3f} ({result.gain['p']:.2g})" if result.gain else ""
-                table.add_row(name, str(result.epoch), *row, gain)
-        return Group(table, *([self._measures(results)] if results and results[-1].metrics else []))
+                spent = f"{result.tokens:.0f}"
+                table.add_row(name, str(result.epoch), *_cells(result.accuracy), spent, _gain(result.gain))
+        return Group(table, *([self._measures(results)] if any(result.metrics for result in results) else []))
 
     def _measures(self, results: list) -> Table:
         """The task's own measures, over all kinds of tasks, of the first validation and the last."""
@@ -121,9 +119,15 @@ class ProgressCallback(Callback, Listener):
             for measure, a in last.metrics.items():
                 if "/" not in measure:
                     before = first.metrics.get(measure) if last is not first else None
-                    gain = last.gains.get(measure)
-                    told = f"{gain['mean']:+.3f} ({gain['p']:.2g})" if gain else ""
-                    interval = f"{a['low']:.3f} - {a['high']:.3f}"
                     mean = f"{before['mean']:.3f}" if before else ""
-                    table.add_row(name, measure, mean, f"{a['mean']:.3f}", interval, str(a["n"]), told)
+                    table.add_row(name, measure, mean, *_cells(a), _gain(last.gains.get(measure)))
         return table
+
+
+def _cells(found: Mapping[str, float]) -> tuple[str, str, str]:
+    """Mean, interval and number of problems."""
+    return f"{found['mean']:.3f}", f"{found['low']:.3f} - {found['high']:.3f}", str(found["n"])
+
+
+def _gain(found: Mapping[str, float] | None) -> str:
+    return f"{found['mean']:+.3f} ({found['p']:.2g})" if found else ""

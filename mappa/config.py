@@ -68,6 +68,15 @@ def _run_folder(resume: str | None, outputs: str, name: str) -> str:
     return f"{outputs}/{name}/{stamp}"
 
 
+def compose(overrides: list[str], name: str = "train") -> DictConfig:
+    """The composition of `conf/<name>.yaml`, outside of Hydra's own command line."""
+    import hydra
+
+    register_resolvers()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, overrides)
+
+
 def check(cfg: DictConfig) -> None:
     """Find mistakes that Hydra merges silently: unknown top-level keys, and keys no constructor knows.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.config import CONF, check, last_checkpoint, make, register_resolvers, run_guarded
+from mappa.config import CONF, check, compose, last_checkpoint, make, register_resolvers, run_guarded
 from mappa.errors import ConfigError
 
 _WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
@@ -77,13 +77,12 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _replace_group(cfg: DictConfig, group: str, option: str) -> None:
-    from hydra import compose, initialize_config_dir
-
     available = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if option not in available:
         raise ConfigError(f"{group}={option} is unknown; available: {', '.join(available)}")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg[group] = compose(f"{group}/{option}")[group]
+    if group == "judge":
+        raise ConfigError(f"judge={option}: held-out tasks are graded by the task, without a judge; leave it out")
+    cfg[group] = compose([], f"{group}/{option}")[group]
 
 
 def _parse(value: str) -> Any:

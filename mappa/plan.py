@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mappa.config import CONF, check, make, quiet, register_resolvers, run_guarded
+from mappa.config import check, compose, make, quiet, run_guarded
 from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
         HydraException: the configuration cannot be composed.
     """
     words, overrides = _split(argv)
-    cfg = _compose(overrides)
+    cfg = compose([*overrides, "paths.run=."])
     check(cfg)
     quiet()
     model, team = make(cfg.model), make(cfg.team, _convert_="all")
@@ -159,13 +159,6 @@ def _dollars(cfg: DictConfig, calls: int) -> float | None:
     return calls * (judge.expected_tokens_in * judge.price_in + judge.expected_tokens_out * judge.price_out) / 1e6
 
 
-def _compose(overrides: list[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides, "paths.run=."])
-
-
 def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     words, overrides = {"gpu": "h100", "fill": "0.5", "mfu": "0.2"}, []
     for word in argv:
@@ -204,7 +197,6 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)  # noqa: T201 command-line output
         return
-    register_resolvers()
     _show(*plan(sys.argv[1:]))
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.config import CONF, register_resolvers
+from mappa.config import compose
 from mappa.types import Action, Sample, StopReason
 
 REPO = Path(__file__).resolve().parent.parent
@@ -17,9 +16,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 def compose_config(overrides: list[str], folder: Path) -> DictConfig:
     """The composed configuration with its run folder set, as `mappa.train` gets it from Hydra."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*overrides, f"paths.run={folder}", f"paths.outputs={folder}"])
+    cfg = compose([*overrides, f"paths.run={folder}", f"paths.outputs={folder}"])
     OmegaConf.set_struct(cfg, False)
     return cfg
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.judge import JudgeCallback
 from mappa.config import ASSETS
-from mappa.errors import EngineError
+from mappa.errors import ConfigError, EngineError
 from mappa.judge.base import BaseJudge
 from mappa.train import build, train
 from mappa.types import Verdict
@@ -101,6 +101,8 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     result = json.loads((graded / "summary.json").read_text())["validation"][0]
     assert set(result["measures"]) == {"avg@2", "pass@2", "maj@2"}
     assert result["measures"]["avg@2"]["n"] == 3
+    with pytest.raises(ConfigError, match="graded by the task, without a judge"):
+        evaluate([f"run={folder}", "judge=outcome"])
 
 
 @pytest.fixture

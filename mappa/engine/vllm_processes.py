@@ -21,7 +21,6 @@ _LAUNCHER = {
     "ROLE_NAME",
     "MASTER_ADDR",
     "MASTER_PORT",
-} | {
     "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
     "GROUP_WORLD_SIZE",
@@ -82,4 +81,4 @@ def environment(on_cpu: bool, gpu: int | None = None) -> Iterator[None]:
     finally:
         for name in set(os.environ) - set(before):
             del os.environ[name]
-        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+        os.environ.update(before)

@@ -83,10 +83,8 @@ class RubricTabularJudge(BaseJudge):
             blocker = self._blocker(action, evidence.before)
             if blocker is not None:
                 return BLOCKED, f"stopped by a fault of {blocker.agent}"
-            return (
-                FAILED,
-                f"the code failed: {run.text.strip().splitlines()[-1][:120] if run.text.strip() else 'error'}",
-            )
+            lines = run.text.strip().splitlines() or ["error"]
+            return FAILED, f"the code failed: {lines[-1][:120]}"
         if not lacking:
             return 10.0, "all files were saved"
         share = 1.0 - len(lacking) / len(wanted)
@@ -121,9 +119,9 @@ class RubricTabularJudge(BaseJudge):
         if _MISMATCH.search(text):
             yield self._features, "X_train and X_test do not have the same features"
         if _LENGTHS.search(text):
-            dropping = [a for a in before if a.tool is not None and drops_test_rows(a.tool.code)]
-            if dropping:
-                yield dropping[-1].agent, "rows of test.csv were dropped"
+            dropped = _dropped_test_rows(before)
+            if dropped is not None:
+                yield dropped.agent, "rows of test.csv were dropped"
 
     def _guilty(self, before: Sequence[Action], agent: str) -> str:
         """The action to be blamed: the one that wrote the agent's artifacts last, or else its last one."""
@@ -148,11 +146,16 @@ class RubricTabularJudge(BaseJudge):
         wrote = [a for a in evidence.actions if self._submission in a.files]
         if grade is None or not wrote or grade.metrics.get("success", 1.0) > 0:
             return
-        dropping = [a for a in evidence.actions if a.tool is not None and drops_test_rows(a.tool.code)]
-        if "misses" in grade.reason and "0 unknown" in grade.reason and dropping:
-            yield dropping[-1].id, f"rows of test.csv were dropped: {grade.reason}"
+        dropped = _dropped_test_rows(evidence.actions)
+        if "misses" in grade.reason and "0 unknown" in grade.reason and dropped is not None:
+            yield dropped.id, f"rows of test.csv were dropped: {grade.reason}"
         else:
             yield wrote[-1].id, grade.reason
+
+
+def _dropped_test_rows(actions: Sequence[Action]) -> Action | None:
+    """The last action that did."""
+    return next((a for a in reversed(actions) if a.tool is not None and drops_test_rows(a.tool.code)), None)
 
 
 def drops_test_rows(code: str) -> bool:

@@ -28,6 +28,8 @@ METRICS = {
 }
 """Metrics that tasks are scored by, and the words that name them in a task's text, looked for in this order."""
 DEFAULT = {"classification": "accuracy", "regression": "rmse"}
+_ERRORS = {"rmse", "mae", "rmsle", "log_loss"}
+"""Less is better."""
 
 MAX_COLUMNS = 1000
 _INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
@@ -118,8 +120,7 @@ def _regression(truth: pd.Series, predicted: np.ndarray, train: pd.Series, metri
         constant = np.expm1(np.log1p(train.clip(lower=0)).mean())
     else:
         constant = train.median() if metric == "mae" else train.mean()
-    floor = _errors(true, np.full(len(true), float(constant)))[metric]
-    return found | {"floor": floor, "skill": _share(floor - found[metric], floor)}
+    return found | _skill(metric, found, _errors(true, np.full(len(true), float(constant))))
 
 
 def _errors(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -154,10 +155,11 @@ def _classification(truth: pd.Series, predicted: pd.Series, train: pd.Series, me
         if (said == "").any():
             raise SubmissionError(f"'{truth.name}' is empty in {int((said == '').sum())} rows")
     found |= _agreement(true, said, labels)
-    constants = [_agreement(true, pd.Series(label, index=true.index), labels) for label in labels]
-    floors["f1"] = max(constant["f1"] for constant in constants)
-    floors["accuracy"] = constants[labels.index(known.mode()[0])]["accuracy"]
-    return found | _skill(metric, found, floors)
+    floors["accuracy"] = float((true == known.mode()[0]).mean())
+    if metric == "f1":
+        best = labels[-1] if len(labels) == 2 else true.mode()[0]  # the positive label, or the most frequent one
+        floors["f1"] = _agreement(true, pd.Series(best, index=true.index), labels)["f1"]
+    return found | _skill(metric if metric in found and metric in floors else "accuracy", found, floors)
 
 
 def _agreement(true: pd.Series, said: pd.Series, labels: Sequence[str]) -> dict[str, float]:
@@ -174,11 +176,10 @@ def _log_loss(positive: np.ndarray, shares: np.ndarray) -> float:
 
 
 def _skill(metric: str, found: dict[str, float], floors: dict[str, float]) -> dict[str, float]:
-    """`floor` and `skill` by the metric, by accuracy where the truth does not allow it."""
-    metric = metric if metric in found and metric in floors else "accuracy"
+    """`floor` and `skill` by the metric; perfection is 1, or 0 for errors."""
     floor, value = floors[metric], found[metric]
-    share = _share(floor - value, floor) if metric == "log_loss" else _share(value - floor, 1.0 - floor)
-    return {"floor": floor, "skill": share}
+    skill = _share(floor - value, floor) if metric in _ERRORS else _share(value - floor, 1.0 - floor)
+    return {"floor": floor, "skill": skill}
 
 
 def _one_hot(truth: pd.DataFrame) -> bool:
@@ -210,7 +211,7 @@ def _one_hot_classification(
         "log_loss": log_loss(shares[np.arange(len(true)), true]),
     }
     floors = {"accuracy": float((true == known.argmax()).mean()), "log_loss": log_loss(known[true])}
-    return found | _skill(metric, found, floors)
+    return found | _skill(metric if metric in floors else "accuracy", found, floors)
 
 
 def _numbers(predicted: pd.Series) -> np.ndarray:

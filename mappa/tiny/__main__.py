@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from mappa.config import ASSETS, CONF, register_resolvers
+from mappa.config import ASSETS, compose
 
 NAMES = ("arithmetic", "tabular")
 
@@ -21,16 +21,13 @@ NAMES = ("arithmetic", "tabular")
 def make(name: str, out: Path | None, steps: int | None, seed: int) -> tuple[Path, float]:
     """Returns the folder written, and the mean loss of the last steps."""
     import torch
-    from hydra import compose, initialize_config_dir
 
     from mappa.chat import Chat
     from mappa.tiny.imitation import Example, imitate, make_model, make_tokenizer
 
     shown = importlib.import_module(f"mappa.tiny.{name}")
     recipe = shown.RECIPE
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base=None):
-        cfg = compose("train", [f"+experiment={recipe.experiment}"])
+    cfg = compose([f"+experiment={recipe.experiment}"])
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(shown.texts(cfg, seed), recipe)
     model = make_model(len(tokenizer), recipe)

@@ -7,20 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from mappa.config import compose
 from mappa.errors import ConfigError, TaskError
 from mappa.task.math import MathTask, normalised
 from mappa.types import Task
 
-CONF = Path(__file__).parents[2] / "conf"
 RECORDS = [{"prompt": f"What is {n} + {n}?", "answer": 2.0 * n, "id": f"p{n}"} for n in range(10)]
 
 
 def shipped(name: str, *overrides: str) -> MathTask:
-    with initialize_config_dir(str(CONF), version_base=None):
-        return instantiate(compose(f"task/{name}", overrides=list(overrides)).task)
+    return instantiate(compose(list(overrides), f"task/{name}").task)
 
 
 def written(path: Path, records: object) -> str:

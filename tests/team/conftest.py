@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from mappa.agent import Scene
 from mappa.chat import Chat
-from mappa.config import ASSETS, make
+from mappa.config import make
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.task.tabular import Tabular
+from mappa.tiny.imitation import make_tokenizer
+from mappa.tiny.tabular import RECIPE
 from mappa.types import Episode, StopReason, Task
 from sandbox import KernelPool, ResourceLimits
 from tests.conftest import compose_config
@@ -43,21 +43,8 @@ pd.DataFrame({"id": test["id"], y.name: said}).to_csv("submission.csv", index=Fa
 """
 
 
-def bytes_chat() -> Chat:
-    """One token a byte, so that any text survives, with the tiny model's template."""
-    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(specials)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
-    fast.chat_template = (ASSETS / "tiny" / "chat_template.jinja").read_text()
-    return Chat(fast, {})
-
-
-CHAT = bytes_chat()
+CHAT = Chat(make_tokenizer(iter(()), RECIPE))
+"""One token a byte, so that any text survives."""
 
 
 class Scripted(BaseEngine):
