@@ -5,7 +5,10 @@ from __future__ import annotations
 import enum
 import re
 import signal
+import site
+import sysconfig
 import time
+from pathlib import PurePath
 from typing import Any
 
 import zmq
@@ -16,6 +19,11 @@ from sandbox.live import KillReason, LiveKernel
 from sandbox.result import ExecutionStatus, HeadTail, head_tail
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_FOLDERS = {PurePath(sysconfig.get_path("stdlib")), *map(PurePath, site.getsitepackages())}
+_SPELLINGS = {f"~/{folder.relative_to(parent)}/" for folder in _FOLDERS for parent in folder.parents}  # by IPython
+_SPELLINGS |= {f"{folder}/" for folder in _FOLDERS}
+_LIBRARY = re.compile("|".join(map(re.escape, sorted(_SPELLINGS, key=len, reverse=True))))
+_CELL = re.compile(r"[^\s\"]*/ipykernel_\d+/\d+\.py")
 _CLOSING_SECONDS = 2.0
 _MAX_MESSAGES = 200_000
 
@@ -119,8 +127,10 @@ class Execution:
         if kind == "status":
             self._idle = self._idle or content.get("execution_state") == "idle"
         elif kind == "stream":
-            stream = self.stderr if content.get("name") == "stderr" else self.stdout
-            stream.add(self._clean(content.get("text", "")))
+            if content.get("name") == "stderr":
+                self.stderr.add(self._located(content.get("text", "")))
+            else:
+                self.stdout.add(self._clean(content.get("text", "")))
         elif kind == "execute_result":
             self.result = self._plain(content)
         elif kind == "display_data":
@@ -129,11 +139,15 @@ class Execution:
             lines = content.get("traceback")
             self.error_name = self._clean(content.get("ename", ""))
             self.error_value = self._clean(content.get("evalue", ""))
-            self.traceback = self._clean("\n".join(map(str, lines if isinstance(lines, list) else [])))
+            self.traceback = self._located("\n".join(map(str, lines if isinstance(lines, list) else [])))
 
     def _plain(self, content: dict[str, Any]) -> str:
         data = content.get("data")
         return self._clean(data.get("text/plain", "") if isinstance(data, dict) else "")
+
+    def _located(self, value: object) -> str:
+        """Warnings and tracebacks name files as they are imported: the same on every machine, and shorter."""
+        return _CELL.sub("<cell>", _LIBRARY.sub("", self._clean(value)))
 
     def _clean(self, value: object) -> str:
         return _ANSI.sub("", head_tail(str(value), self._limits.output_chars))
