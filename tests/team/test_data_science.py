@@ -35,9 +35,9 @@ async def test_the_hidden_answers_are_out_of_reach(play, tasks):
     answers = Path(wine.metadata["answers"])
     assert answers.is_file()  # noqa: ASYNC240
     look = f"""
-import os
-from pathlib import Path
+import os, sys
 
+installed = ("/proc", "/sys", "/usr", sys.prefix, sys.base_prefix)
 found = []
 for path in [{str(answers)!r}, {str(answers.parent)!r}, {str(answers.parent.parent.parent)!r}]:
     try:
@@ -45,7 +45,7 @@ for path in [{str(answers)!r}, {str(answers.parent)!r}, {str(answers.parent.pare
     except OSError:
         pass
 for top, folders, files in os.walk("/"):
-    folders[:] = [f for f in folders if os.path.join(top, f) not in ("/proc", "/sys", "/usr")]
+    folders[:] = [f for f in folders if os.path.join(top, f) not in installed]
     found += [os.path.join(top, f) for f in files if f in ({answers.name!r}, "sample_submission.csv")]
 print("FOUND", found)
 """
