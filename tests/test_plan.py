@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from mappa.config import ASSETS, register_resolvers
+from mappa.config import ASSETS
 from mappa.errors import ConfigError
 from mappa.footprint import footprint
 from mappa.lora import Adapters
@@ -96,7 +96,6 @@ def test_memory_of_the_update_at_the_shape_of_qwen3_0_6b(checkpointing: bool, tm
 
 
 def test_the_papers_run_fits_on_80_gb_and_not_on_24(tmp_path: Path):
-    register_resolvers()
     words = ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3(tmp_path / 'model', **QWEN3_4B)}"]
     numbers, fits = plan(words)
     assert fits
@@ -113,7 +112,6 @@ def test_the_papers_run_fits_on_80_gb_and_not_on_24(tmp_path: Path):
 
 
 def test_judge_dollars_by_hand(tmp_path: Path):
-    register_resolvers()
     price = ["judge=openai", "judge.price_in=1.0", "judge.price_out=10.0", "trainer.max_epochs=2"]
     numbers, _ = plan(
         ["+experiment=quickstart", *price, "judge.expected_tokens_in=1000", "judge.expected_tokens_out=100"]
@@ -132,6 +130,5 @@ def test_judge_dollars_by_hand(tmp_path: Path):
     ],
 )
 def test_mistakes_are_one_line(words, message):
-    register_resolvers()
     with pytest.raises((ConfigError, HydraException), match=message):
         plan(words)
