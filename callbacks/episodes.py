@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mappa.episodes import to_json, write_episodes
+from mappa.play.episodes import to_json, write_episodes
 from mappa.ranks import gather
 
 

@@ -12,8 +12,8 @@ from mappa.errors import ConfigError, JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
 from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, unjudged_line, warnings
+from mappa.play.rollout import Listener
 from mappa.ranks import gather, world
-from mappa.rollout import Listener
 from mappa.types import Action, Episode, Task
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from callbacks.validation import ValidationCallback
-from mappa.rollout import Listener
+from mappa.play.rollout import Listener
 from mappa.types import Action, Episode, Task
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mappa.episodes import write_lines
-from mappa.metrics import evaluate_episodes, interval, measures_by_task, paired, scores_by_task
+from mappa.play.episodes import write_lines
+from mappa.play.rollout import Job
 from mappa.ranks import gather
-from mappa.rollout import Job
+from mappa.report.metrics import evaluate_episodes, measures_by_task, scores_by_task
+from mappa.report.statistics import interval, paired
 from mappa.seed import stable_seed
 from mappa.types import Episode
 
@@ -38,7 +39,7 @@ class Result:
     metrics: dict[str, dict[str, float]]
     """Their means with intervals, as in `measures`."""
     gain: dict[str, float] | None = None
-    """Over the untrained team on the same problems: mean, low, high, n and p; see `metrics.paired`."""
+    """Over the untrained team on the same problems: mean, low, high, n and p; see `statistics.paired`."""
     gains: dict[str, dict[str, float]] = field(default_factory=dict)
     """Likewise for each of the task's own measures that the same problems had before (a failed run has no rmse)."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mappa.config import run_guarded
 from mappa.errors import ConfigError
-from mappa.metrics import interval, majority, paired
+from mappa.report.statistics import interval, majority, paired
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ PARTS = {
     *("lora", "data", "module"),
 }
 _PASSED_BY_CODE = {
-    "mappa.lora.Adapters": {"base", "agents"},
-    "mappa.data.RolloutDataModule": {"task_set", "team", "engine", "pool"},
-    "mappa.module.TeamModule": {"model", "lora", "agents", "credit"},
+    "mappa.policy.lora.Adapters": {"base", "agents"},
+    "mappa.learn.data.RolloutDataModule": {"task_set", "team", "engine", "pool"},
+    "mappa.learn.module.TeamModule": {"model", "lora", "agents", "credit"},
     "lightning.pytorch.Trainer": {"callbacks", "logger"},
 }
 """Constructor arguments that `mappa.train` fills in."""

@@ -22,7 +22,7 @@ from mappa.config import check, compose, make, quiet, run_guarded
 from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mappa.footprint import Footprint
+    from mappa.policy.footprint import Footprint
 
 GIB = 2**30
 PROMPT_TOKENS = 512
@@ -123,7 +123,7 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
     quiet()
     model, team = make(cfg.model), make(cfg.team, _convert_="all")
     model.check()
-    from mappa.footprint import footprint
+    from mappa.policy.footprint import footprint
 
     gpu, agents = GPUS[words["gpu"]], team.agents
     todo = work(cfg, agents, float(words["fill"]))

@@ -16,9 +16,9 @@ from mappa.config import CONF, check, last_checkpoint, make, quiet, register_res
 from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mappa.data import RolloutDataModule
     from mappa.engine.base import Engine
-    from mappa.module import TeamModule
+    from mappa.learn.data import RolloutDataModule
+    from mappa.learn.module import TeamModule
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -84,7 +84,7 @@ def train(cfg: DictConfig) -> Path:
     check(cfg)
     checkpoint = last_checkpoint(cfg.resume) if cfg.resume else None
     if checkpoint is not None:
-        from mappa.lora import check_adapters
+        from mappa.policy.lora import check_adapters
 
         check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
 

@@ -17,18 +17,20 @@ import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 
-from mappa.chat import Chat
 from mappa.engine.hf import HFEngine
 from mappa.judge.base import BaseJudge, Evidence
-from mappa.lora import Adapters
-from mappa.model import Model
+from mappa.play.rollout import Listener
+from mappa.policy.chat import Chat
+from mappa.policy.lora import Adapters
+from mappa.policy.model import Model
 from mappa.ranks import full
-from mappa.rollout import Listener
 from mappa.types import Verdict
 from tests.conftest import compose_config, write_hydra_folder
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.runs", "mappa.train", "mappa.module", "mappa.data", "callbacks.summary"])
+CONTEXT.set_forkserver_preload(
+    ["tests.runs", "mappa.train", "mappa.learn.module", "mappa.learn.data", "callbacks.summary"]
+)
 
 
 class Kill(Callback, Listener):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mappa.compare import compare, read
-from mappa.episodes import write_lines
 from mappa.errors import ConfigError
+from mappa.play.episodes import write_lines
 
 
 def record(folder: Path, attempts: dict[str, list[tuple[str, float]]], tokens: int, epoch: int = 0) -> Path:

@@ -49,11 +49,11 @@ def test_every_debug_mode_composes_and_binds(mode: str, tmp_path: Path):
     [
         (
             "+data.tasks_per_epok=3",
-            r"unknown key 'data.tasks_per_epok'; mappa.data.RolloutDataModule takes:",
+            r"unknown key 'data.tasks_per_epok'; mappa.learn.data.RolloutDataModule takes:",
         ),
         ("+sede=1", r"unknown configuration key 'sede'; available: .*seed"),
         ("+callbacks.judge.jugde=1", "unknown key 'callbacks.judge.jugde'"),
-        ("+module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.loss.LossConfig takes"),
+        ("+module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.learn.loss.LossConfig takes"),
         ("engine._target_=mappa.engine.hf.Nope", "engine._target_=mappa.engine.hf.Nope cannot be imported"),
         ("~engine.max_batch", None),
     ],

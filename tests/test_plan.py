@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 
 from mappa.config import ASSETS
 from mappa.errors import ConfigError
-from mappa.footprint import footprint
-from mappa.lora import Adapters
-from mappa.model import Model
 from mappa.plan import plan
+from mappa.policy.footprint import footprint
+from mappa.policy.lora import Adapters
+from mappa.policy.model import Model
 
 AGENTS = ("solver", "executor", "verifier")
 QWEN3_4B = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
@@ -25,9 +25,9 @@ QWEN3_0_6B = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers
 REAL = """
 import sys, threading, time, torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from mappa.lora import Adapters
-from mappa.model import Model
-from mappa.policy import Policy
+from mappa.policy.lora import Adapters
+from mappa.policy.model import Model
+from mappa.policy.forward import Policy
 
 path, checkpointing, rows, length = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)

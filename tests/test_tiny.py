@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from mappa.chat import Chat
 from mappa.config import ASSETS
+from mappa.policy.chat import Chat
 from mappa.task.tabular import Tabular
 from mappa.tiny import arithmetic, tabular
 from mappa.tiny.imitation import UNLEARNED
@@ -19,7 +19,7 @@ from tests.conftest import compose_config
 
 @pytest.mark.parametrize("folder", [arithmetic.RECIPE.folder, tabular.RECIPE.folder])
 def test_the_shipped_models_are_small(folder: str):
-    from mappa.model import Model
+    from mappa.policy.model import Model
 
     assert sum(p.numel() for p in Model(str(ASSETS / folder)).load().parameters()) < 2_500_000
     assert sum(path.stat().st_size for path in (ASSETS / folder).iterdir()) < 6 << 20

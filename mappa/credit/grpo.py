@@ -16,7 +16,7 @@ class GRPO:
 
     Departures from the paper:
       1. the group is the same agent's same turn on the same task;
-      2. tokens are averaged over the optimizer step, not first within each sequence (see `mappa.loss`).
+      2. tokens are averaged over the optimizer step, not first within each sequence (see `mappa.learn.loss`).
     """
 
     kl_in_reward = 0.0

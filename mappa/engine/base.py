@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
-    from mappa.chat import Chat
-    from mappa.lora import Adapters
+    from mappa.policy.chat import Chat
+    from mappa.policy.lora import Adapters
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from mappa.errors import EngineError
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
-    from mappa.chat import Chat
-    from mappa.lora import Adapters
+    from mappa.policy.chat import Chat
+    from mappa.policy.lora import Adapters
 
 STRETCH = 1.3
 """Longest over shortest prompt of one batch: padding costs as much as tokens do."""

@@ -17,8 +17,8 @@ from mappa.errors import EngineError
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
-    from mappa.chat import Chat
-    from mappa.lora import Adapters
+    from mappa.policy.chat import Chat
+    from mappa.policy.lora import Adapters
 
 
 class OpenAIEngine(BaseEngine):

@@ -24,8 +24,8 @@ from mappa.ranks import world
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
-    from mappa.chat import Chat
-    from mappa.lora import Adapters
+    from mappa.policy.chat import Chat
+    from mappa.policy.lora import Adapters
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM 0.32 takes for `max_lora_rank`."""

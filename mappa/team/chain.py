@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mappa.agent import Agent, Scene, handoff
 from mappa.errors import ConfigError
+from mappa.play.agent import Agent, handoff
+from mappa.play.scene import Scene
 from mappa.text import check_placeholders
 
 

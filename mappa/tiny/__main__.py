@@ -22,7 +22,7 @@ def make(name: str, out: Path | None, steps: int | None, seed: int) -> tuple[Pat
     """Returns the folder written, and the mean loss of the last steps."""
     import torch
 
-    from mappa.chat import Chat
+    from mappa.policy.chat import Chat
     from mappa.tiny.imitation import Example, imitate, make_model, make_tokenizer
 
     shown = importlib.import_module(f"mappa.tiny.{name}")

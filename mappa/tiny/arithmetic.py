@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.chat import Chat
+from mappa.policy.chat import Chat
 from mappa.task.arithmetic import problem
 from mappa.text import fill
 from mappa.tiny.imitation import UNLEARNED, Example, Recipe

@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig
 
-from mappa.chat import Chat
 from mappa.config import make
-from mappa.data import task_window
 from mappa.engine.base import BaseEngine, Completion, Sampling
-from mappa.rollout import Job, Rollout
+from mappa.learn.data import task_window
+from mappa.play.rollout import Job, Rollout
+from mappa.policy.chat import Chat
 from mappa.seed import stable_seed
 from mappa.tiny.imitation import UNLEARNED, Example, Recipe, make_tokenizer
 from mappa.types import Episode, StopReason, Task

@@ -5,6 +5,7 @@ cannot be shadowed by, or shadow, a module of the code that will run.
 """
 
 import importlib.util
+import json
 import os
 import sys
 
@@ -12,7 +13,11 @@ PACKAGE = "_sandbox_kernel"
 
 
 def main() -> None:
-    """Load this folder as a package and hand over to it."""
+    """Load this folder as a package and hand over to the role asked for.
+
+    `kernel <policy file>`: one kernel, cold. `forkserver <JSON>`: the pre-forked parent of many.
+    """
+    role, argument = sys.argv[1:3]
     folder = os.path.dirname(os.path.abspath(__file__))
     spec = importlib.util.spec_from_file_location(
         PACKAGE, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
@@ -22,8 +27,12 @@ def main() -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = package
     spec.loader.exec_module(package)
-    boot = importlib.import_module(f"{PACKAGE}.boot")
-    boot.main(sys.argv[1], sys.argv[2])
+    if role == "kernel":
+        importlib.import_module(f"{PACKAGE}.boot").start(argument)
+    elif role == "forkserver":
+        importlib.import_module(f"{PACKAGE}.forkserver").serve(json.loads(argument))
+    else:
+        raise SystemExit(f"unknown role {role!r}")
 
 
 if __name__ == "__main__":

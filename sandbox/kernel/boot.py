@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 
@@ -10,19 +9,12 @@ from .hardening import harden
 from .policy import KernelPolicy
 
 
-def main(role: str, argument: str) -> None:
-    """`kernel <policy file>`: one kernel, cold. `forkserver <JSON>`: the pre-forked parent of many."""
-    if role == "kernel":
-        with open(argument, encoding="utf-8") as file:
-            policy = KernelPolicy.from_json(file.read())
-        _require_launcher()
-        become_kernel(policy, policy.launcher)
-    elif role == "forkserver":
-        from .forkserver import serve
-
-        serve(json.loads(argument))
-    else:
-        raise SystemExit(f"unknown role {role!r}")
+def start(policy_file: str) -> None:
+    """One kernel, cold: what the fork server does for many."""
+    with open(policy_file, encoding="utf-8") as file:
+        policy = KernelPolicy.from_json(file.read())
+    _require_launcher()
+    become_kernel(policy, policy.launcher)
 
 
 def _require_launcher() -> None:

@@ -14,7 +14,7 @@ from mappa.judge.base import BaseJudge, Evidence, When
 from mappa.judge.health import judge_metrics, score_counts, warnings
 from mappa.judge.openai import OpenAIJudge
 from mappa.judge.prompt import Prompt
-from mappa.loop import EventLoop
+from mappa.play.loop import EventLoop
 from mappa.types import Episode, Grade, Task, Verdict
 from tests.judge.evidence import action
 from tests.judge.server import GOOD, FakeJudge, is_trial

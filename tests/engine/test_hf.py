@@ -11,9 +11,9 @@ from mappa.config import ASSETS
 from mappa.engine.base import Completion, Sampling
 from mappa.engine.hf import HFEngine
 from mappa.errors import EngineError
-from mappa.lora import Adapters
-from mappa.model import Model
-from mappa.policy import Policy
+from mappa.policy.forward import Policy
+from mappa.policy.lora import Adapters
+from mappa.policy.model import Model
 from mappa.types import Message, StopReason
 
 MODEL = Model(str(ASSETS / "tiny"), "float32")

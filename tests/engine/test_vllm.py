@@ -19,8 +19,8 @@ import torch
 from mappa.engine.base import Completion, Sampling
 from mappa.engine.vllm import VLLMEngine
 from mappa.errors import ConfigError, EngineError
-from mappa.loop import EventLoop
-from mappa.lora import Adapters
+from mappa.play.loop import EventLoop
+from mappa.policy.lora import Adapters
 from mappa.types import StopReason
 
 needs_vllm = pytest.mark.skipif(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from mappa.agent import Scene
-from mappa.chat import Chat
 from mappa.config import make
 from mappa.engine.base import BaseEngine, Completion, Sampling
+from mappa.play.scene import Scene
+from mappa.policy.chat import Chat
 from mappa.task.tabular import Tabular
 from mappa.tiny.imitation import make_tokenizer
 from mappa.tiny.tabular import RECIPE

@@ -13,20 +13,21 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from mappa.batch import Row, collate, cut_micro_batches
 from mappa.credit.base import Credit
 from mappa.errors import EngineError
-from mappa.loss import LossConfig, kl_penalty, policy_loss
-from mappa.metrics import rollout_metrics
-from mappa.model import Model
-from mappa.policy import Policy
+from mappa.learn.batch import Row, collate, cut_micro_batches
+from mappa.learn.loss import LossConfig
+from mappa.objective.policy_gradient import PolicyGradient, Prepared
+from mappa.policy.forward import Policy
+from mappa.policy.model import Model
+from mappa.policy.sharded import shard
 from mappa.ranks import full, gather, world
-from mappa.sharded import shard
+from mappa.report.metrics import rollout_metrics
 from mappa.types import Batch, Sample
 
 if TYPE_CHECKING:
-    from mappa.data import RolloutDataModule
-    from mappa.lora import Adapters
+    from mappa.learn.data import RolloutDataModule
+    from mappa.policy.lora import Adapters
 
 
 class TeamModule(LightningModule):
@@ -58,7 +59,9 @@ class TeamModule(LightningModule):
         """Number of updates taken: the adapters' version."""
         self.adapters_from: Path | None = None
         """Folder of saved adapters to start from (resume, evaluate)."""
-        self._lora, self._credit, self._loss_config = lora, credit, loss
+        self._lora = lora
+        self._objective = PolicyGradient(credit, loss)
+        self._chunk_tokens = loss.chunk_tokens
         self._rates = (learning_rate, min_learning_rate, warmup_fraction)
         self._adam = {"betas": tuple(betas), "weight_decay": weight_decay}
         self._clip_norm = clip_norm
@@ -77,7 +80,7 @@ class TeamModule(LightningModule):
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
-        self._policy = Policy(self.adapters, self._temperature, self._loss_config.chunk_tokens)
+        self._policy = Policy(self.adapters, self._temperature, self._chunk_tokens)
         if self.device_mesh is not None:
             shard(self._policy, self.device_mesh["data_parallel"])
 
@@ -113,30 +116,16 @@ class TeamModule(LightningModule):
         """Rows stay on the host; each micro-batch is moved when its turn comes."""
         return batch
 
-    # ------------------------------------------------------------------ credit
+    # ------------------------------------------------------------------ what is learned
     def on_train_epoch_start(self) -> None:
-        """Runs after the callbacks' hook, so every verdict is in: log-probabilities -> advantages -> rows."""
+        """Runs after the callbacks' hook, so every verdict is in: the objective makes this epoch's rows."""
         with self.data.timed("credit"):
             samples = self.data.samples()
-            valid = [sample for sample in samples if sample.valid]
             if self.version == 0:
-                self._check_engine(valid)
-            needs_reference = self._credit.kl_in_reward > 0 or self._credit.kl_in_loss > 0
-            old = self._old_logprobs(valid)
-            ref = self._reference_logprobs(valid) if needs_reference else [None] * len(valid)
-            kl = {
-                sample.action.id: (torch.tensor(sample.action.logprobs) if o is None else o) - r
-                for sample, o, r in zip(valid, old, ref, strict=True)
-                if r is not None
-            }
-            credited = self._credit.advantages(samples, [kl.get(s.action.id) for s in samples], gather)
-            advantages = dict(zip((s.action.id for s in samples), credited.advantages, strict=True))
-            in_loss = self._credit.kl_in_loss > 0
-            self.data.rows = [
-                Row(sample, advantages[sample.action.id], o, r if in_loss else None)
-                for sample, o, r in zip(valid, old, ref, strict=True)
-            ]
-        self._log_rollout(kl, credited.metrics)
+                self._check_engine([sample for sample in samples if sample.valid])
+            prepared = self._objective.rows(samples, self)
+            self.data.rows = prepared.rows
+        self._log_rollout(prepared)
 
     def _check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
         """Before the first update engine and trainer must agree on what was sampled: same temperature, same adapter.
@@ -156,7 +145,7 @@ class TeamModule(LightningModule):
                     f"update (module.max_engine_gap={self._max_engine_gap}): check temperature, dtype and adapters"
                 )
 
-    def _old_logprobs(self, samples: Sequence[Sample]) -> list[Tensor | None]:
+    def now(self, samples: Sequence[Sample]) -> list[Tensor | None]:
         """Log-probabilities before the first update, with no second forward where there is no need of one.
 
         None each when one update is taken (pi_old = pi_theta); the engine's own when it shares the trainer's weights.
@@ -172,8 +161,8 @@ class TeamModule(LightningModule):
             found |= dict(zip((s.action.id for s in mine), self.logprobs(mine), strict=True))
         return [found[sample.action.id] for sample in samples]
 
-    def _reference_logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """The frozen base with its adapters switched off; all agents share it."""
+    def base(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of the frozen base with its adapters switched off; all agents share it."""
         with self.adapters.disabled():
             return self.logprobs(samples)
 
@@ -228,7 +217,7 @@ class TeamModule(LightningModule):
         for index in range(steps):
             batch = collate(agent, micro[index] if index < len(micro) else [], self.chat.pad_id)
             with self._sync_gradients(index == steps - 1):
-                loss, values = self._loss(batch, tokens)
+                loss, values = self._objective.loss(*self._forward(batch), batch, tokens)
                 self.manual_backward(loss * world()[1])  # the strategy averages gradients over ranks
             sums.update({key: value.item() for key, value in values.items()})
         norm = self._clip(agent)
@@ -245,25 +234,6 @@ class TeamModule(LightningModule):
             f"{agent}/loss_tokens": count,
             **{f"{agent}/{key}": value / count for key, value in totals.items()},
         }
-
-    def _loss(self, batch: Batch, tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
-        logprobs_N, entropy_N = self._forward(batch)
-
-        def at_loss(values_BT: Tensor) -> Tensor:
-            return values_BT[:, 1:][batch.loss_mask_BT[:, 1:] != 0].to(self.device)
-
-        old_N = logprobs_N.detach() if batch.old_logprobs_BT is None else at_loss(batch.old_logprobs_BT)
-        advantages_N, mask_N = at_loss(batch.advantages_BT), at_loss(batch.loss_mask_BT)
-        engine_N = at_loss(batch.engine_logprobs_BT)
-        loss, values = policy_loss(logprobs_N, old_N, engine_N, advantages_N, mask_N, tokens, self._loss_config)
-        if self._credit.kl_in_loss > 0 and batch.ref_logprobs_BT is not None:
-            penalty = kl_penalty(logprobs_N, at_loss(batch.ref_logprobs_BT), mask_N, tokens, self._credit.kl_estimator)
-            loss = loss + self._credit.kl_in_loss * penalty
-            values["kl_penalty"] = penalty.detach() * tokens
-        values["loss"] = loss.detach()
-        values["entropy"] = entropy_N.sum()
-        values["advantage"] = advantages_N.sum()
-        return loss, values
 
     def _clip(self, agent: str) -> float:
         """Clip this agent's gradient norm; returns the norm before."""
@@ -295,16 +265,16 @@ class TeamModule(LightningModule):
         self.log_dict(numbers)
         self.data.finish_epoch()
 
-    def _log_rollout(self, kl: dict[str, Tensor], credit_metrics: dict[str, float]) -> None:
+    def _log_rollout(self, prepared: Prepared) -> None:
         episodes, verdicts = self.data.everyone()
         numbers = rollout_metrics([self.data.with_grade(e) for e in episodes], verdicts, self.agents)
         sums: Counter[str] = Counter()
-        for row in self.data.rows:
+        for row in prepared.rows:
             agent = row.sample.action.agent
             sums[f"{agent}/advantage_abs"] += row.advantages.abs().sum().item()
             sums[f"{agent}/tokens"] += len(row.advantages)
-            if row.sample.action.id in kl:
-                sums[f"{agent}/kl"] += kl[row.sample.action.id].sum().item()
+            if row.sample.action.id in prepared.kl:
+                sums[f"{agent}/kl"] += prepared.kl[row.sample.action.id].sum().item()
         totals: Counter[str] = Counter()
         for part in gather(sums):
             totals.update(part)
@@ -312,4 +282,4 @@ class TeamModule(LightningModule):
             agent, _, name = key.partition("/")
             if name != "tokens":
                 numbers[key] = value / totals[f"{agent}/tokens"]
-        self.log_dict(numbers | credit_metrics, on_step=False, on_epoch=True)
+        self.log_dict(numbers | prepared.metrics, on_step=False, on_epoch=True)

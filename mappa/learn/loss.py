@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -20,34 +19,6 @@ class LossConfig:
     """C of the truncated importance weight min(pi_old / pi_engine, C); None = not applied, only measured."""
     chunk_tokens: int = 1024
     """Loss positions whose logits exist at one time."""
-
-
-def token_logprobs(
-    hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `targets_N` and entropies, without ever holding all N x V logits.
-
-    Logits of at most `chunk_tokens` positions exist at a time, in the backward pass too (they are recomputed there).
-
-    Returns:
-        logprobs_N (natural log, under `temperature`, float32, differentiable) and entropy_N (nats, detached).
-    """
-
-    def chunk(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = (hidden @ head.T).float() / temperature
-        log_norm = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_norm
-        with torch.no_grad():
-            entropy = log_norm - (torch.softmax(logits, -1) * logits).sum(-1)
-        return logprobs, entropy
-
-    parts = [
-        checkpoint(chunk, hidden, head_VH, targets, use_reentrant=False)
-        if torch.is_grad_enabled()
-        else chunk(hidden, head_VH, targets)
-        for hidden, targets in zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
-    ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def policy_loss(

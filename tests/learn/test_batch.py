@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mappa.batch import Row, collate, cut_micro_batches, cut_updates
+from mappa.learn.batch import Row, collate, cut_micro_batches, cut_updates
 from tests.conftest import make_sample
 
 

@@ -9,15 +9,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mappa.agent import Agent, Scene
 from mappa.engine.base import Engine
 from mappa.errors import EngineError
+from mappa.play.agent import Agent
+from mappa.play.scene import Scene
 from mappa.task.base import TaskSet
 from mappa.types import Action, Episode, Grade, Task
 from sandbox import SandboxError
 
 if TYPE_CHECKING:
-    from mappa.chat import Chat
+    from mappa.policy.chat import Chat
     from sandbox import KernelPool
 
 

@@ -7,12 +7,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from mappa.agent import Agent, Scene, handoff
-from mappa.chat import Chat
 from mappa.config import ASSETS
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import ConfigError
-from mappa.model import Model
+from mappa.play.agent import Agent, handoff
+from mappa.play.scene import Scene
+from mappa.policy.chat import Chat
+from mappa.policy.model import Model
 from mappa.team.chain import Chain
 from mappa.types import Message, StopReason, Task
 from sandbox import KernelPool

@@ -12,7 +12,7 @@ from mappa.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mappa.chat import Chat
+    from mappa.policy.chat import Chat
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,6 @@ class Model:
     def chat(self) -> Chat:
         from transformers import AutoTokenizer
 
-        from mappa.chat import Chat
+        from mappa.policy.chat import Chat
 
         return Chat(AutoTokenizer.from_pretrained(self.path), self.template)

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from mappa.policy import Policy
+from mappa.policy.forward import Policy
 from mappa.ranks import full
 
 

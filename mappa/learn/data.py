@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import LightningDataModule
 
-from mappa.batch import Row, cut_updates
 from mappa.engine.base import Engine
-from mappa.episodes import read_episodes, to_json, write_episodes
 from mappa.errors import ConfigError
-from mappa.loop import EventLoop
+from mappa.learn.batch import Row, cut_updates
+from mappa.play.episodes import read_episodes, to_json, write_episodes
+from mappa.play.loop import EventLoop
+from mappa.play.rollout import Job, Listener, Rollout, Team
 from mappa.ranks import gather, world
-from mappa.rollout import Job, Listener, Rollout, Team
 from mappa.seed import stable_seed
 from mappa.task.base import TaskSet
 from mappa.types import Episode, Sample, Task, Verdict

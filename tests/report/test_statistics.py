@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mappa.metrics import interval, majority, measures_by_task, paired, pass_at_k
-from mappa.types import Episode, Grade, Task
+from mappa.report.statistics import interval, majority, paired, pass_at_k
 
 
 @pytest.mark.parametrize(
@@ -42,23 +41,3 @@ def test_the_paired_test_finds_nothing_in_nothing():
     assert result["p"] == 1.0
     with pytest.raises(ValueError, match="2 stand on one side only"):
         paired({"a": 1.0}, {"b": 1.0})
-
-
-def test_measures_of_a_task_by_problem_and_by_kind():
-    def episode(task: str, kind: str, **measures: float) -> Episode:
-        return Episode(task, Task(task, "", kind=kind), 0, (), None, Grade(0.0, "", measures))
-
-    found = measures_by_task(
-        [
-            episode("a", "regression", success=1.0, rmse=2.0),
-            episode("a", "regression", success=0.0),
-            episode("b", "classification", success=1.0),
-        ]
-    )
-    assert found == {
-        "classification/success": {"b": 1.0},
-        "regression/rmse": {"a": 2.0},
-        "regression/success": {"a": 0.5},
-        "rmse": {"a": 2.0},
-        "success": {"a": 0.5, "b": 1.0},
-    }

@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mappa.loss import token_logprobs
-from mappa.model import Model
+from mappa.policy.forward import token_logprobs
+from mappa.policy.model import Model
 
 if TYPE_CHECKING:
-    from mappa.lora import Adapters
+    from mappa.policy.lora import Adapters
 
 
 @dataclass(frozen=True)

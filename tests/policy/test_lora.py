@@ -10,8 +10,8 @@ from peft import PeftModel
 
 from mappa.config import ASSETS
 from mappa.errors import CheckpointError
-from mappa.lora import Adapters
-from mappa.model import Model
+from mappa.policy.lora import Adapters
+from mappa.policy.model import Model
 
 AGENTS = ("solver", "executor", "verifier")
 

@@ -2,71 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from mappa.engine.base import Engine, Sampling
+from mappa.engine.base import Sampling
 from mappa.errors import ConfigError
+from mappa.play.scene import Scene
 from mappa.seed import stable_seed
 from mappa.text import check_placeholders, code_blocks, fill, strip_reasoning
-from mappa.types import Action, Message, Task, ToolRun
-
-if TYPE_CHECKING:
-    from mappa.chat import Chat
-    from sandbox import KernelPool, KernelSession
-
-
-@dataclass
-class Scene:
-    """What the agents of one episode share: the task, the engine, a lazily opened kernel, and the record of actions."""
-
-    id: str
-    task: Task
-    seed: int
-    engine: Engine
-    chat: Chat
-    pool: KernelPool
-    temperature: float
-    top_p: float
-    tool_tokens: int
-    """Longest tool output an agent is told, in tokens."""
-    on_action: Callable[[Task, tuple[Action, ...]], Awaitable[None]]
-    """Told of each action as it finishes."""
-    stack: AsyncExitStack
-    """Closes the kernel when the episode ends."""
-    actions: list[Action] = field(default_factory=list)
-    session: KernelSession | None = None
-    _files: dict[str, object] = field(default_factory=dict)
-
-    async def kernel(self) -> KernelSession:
-        """The episode's kernel and workspace, started when first needed, with the task's files in it."""
-        if self.session is None:
-            self.session = await self.stack.enter_async_context(self.pool.session())
-            for name, path in self.task.files.items():
-                self.session.workspace.write(name, await asyncio.to_thread(Path(path).read_bytes))
-            self._files = self.session.workspace.list()
-        return self.session
-
-    async def run(self, code: str) -> tuple[ToolRun, tuple[str, ...]]:
-        """Execute `code` in the episode's kernel; also the files that are new or changed."""
-        session = await self.kernel()
-        result = await session.execute(code)
-        text = self.chat.cut(self.chat.clean(result.to_text()), self.tool_tokens)
-        before, self._files = self._files, session.workspace.list()
-        changed = tuple(sorted(name for name, info in self._files.items() if before.get(name) != info))
-        return ToolRun(code, text, str(result.status), result.duration, result.kernel_restarted), changed
-
-    def files(self) -> tuple[str, ...]:
-        """Workspace files as of the last execution."""
-        return tuple(sorted(self._files))
-
-    async def record(self, action: Action) -> None:
-        self.actions.append(action)
-        await self.on_action(self.task, tuple(self.actions))
+from mappa.types import Action, Message
 
 
 class Agent:

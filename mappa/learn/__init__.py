@@ -1,0 +1,1 @@
+"""How it is trained: Lightning's module and data module, batches and losses."""

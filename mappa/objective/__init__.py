@@ -1,0 +1,1 @@
+"""What is learned from an epoch, one objective per file."""

@@ -1,0 +1,1 @@
+"""What speaks: the base model, its adapters, the tokenizer boundary and the forward pass."""

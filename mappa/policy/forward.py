@@ -1,0 +1,66 @@
+"""The differentiable forward pass: a micro-batch -> log-probabilities of its sampled tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mappa.policy.lora import Adapters
+
+
+class Policy(torch.nn.Module):
+    """The base with all adapters. Whichever adapter is selected (or none) acts."""
+
+    def __init__(self, adapters: Adapters, temperature: float, chunk_tokens: int) -> None:
+        super().__init__()
+        self.model = adapters.model
+        self._temperature = temperature
+        self._chunk_tokens = chunk_tokens
+
+    def forward(self, input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (float32, under the sampling temperature) and entropies of the tokens where mask is not 0.
+
+        Logits exist only at those positions, a chunk at a time.
+
+        Returns:
+            logprobs_N and entropy_N, in row-major order of the mask.
+        """
+        base = self.model.get_base_model()
+        hidden_BTH = base.model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        wanted = mask_BT[:, 1:] != 0  # the hidden state at t - 1 predicts token t
+        return token_logprobs(
+            hidden_BTH[:, :-1][wanted],
+            base.get_output_embeddings().weight,
+            input_ids_BT[:, 1:][wanted],
+            self._temperature,
+            self._chunk_tokens,
+        )
+
+
+def token_logprobs(
+    hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `targets_N` and entropies, without ever holding all N x V logits.
+
+    Logits of at most `chunk_tokens` positions exist at a time, in the backward pass too (they are recomputed there).
+
+    Returns:
+        logprobs_N (natural log, under `temperature`, float32, differentiable) and entropy_N (nats, detached).
+    """
+
+    def chunk(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = (hidden @ head.T).float() / temperature
+        log_norm = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_norm
+        with torch.no_grad():
+            entropy = log_norm - (torch.softmax(logits, -1) * logits).sum(-1)
+        return logprobs, entropy
+
+    parts = [
+        checkpoint(chunk, hidden, head_VH, targets, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else chunk(hidden, head_VH, targets)
+        for hidden, targets in zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

@@ -1,0 +1,1 @@
+"""How one sees it: numbers, statistics and pictures."""
