@@ -6,12 +6,15 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
 
 
 class AdapterCheckpoint(Checkpoint):
@@ -20,7 +23,7 @@ class AdapterCheckpoint(Checkpoint):
     Lightning calls callbacks of this base class last, so all others' state is of the same moment.
     """
 
-    def __init__(self, folder: str, every_n_epochs: int = 1, keep: int = 2) -> None:
+    def __init__(self, folder: str, every_n_epochs: PositiveInt = 1, keep: PositiveInt = 2) -> None:
         """`keep`: newest checkpoints that stay on disk."""
         self._folder = Path(folder)
         self._every = every_n_epochs

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
-from mappa.errors import ConfigError, JudgeError
+from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
 from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, unjudged_line, warnings
 from mappa.play.rollout import Listener
 from mappa.ranks import gather, world
 from mappa.types import Action, Episode, Task
+
+if TYPE_CHECKING:
+    from annotated_types import Ge, Le
+    from pydantic import NonNegativeFloat
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +34,9 @@ class JudgeCallback(Callback, Listener):
     def __init__(
         self,
         judge: Judge,
-        max_unjudged: float = 0.5,
-        max_saturation: float = 0.8,
-        max_stratum_gap: float = 1.0,
+        max_unjudged: Annotated[float, Ge(0), Le(1)] = 0.5,
+        max_saturation: Annotated[float, Ge(0), Le(1)] = 0.8,
+        max_stratum_gap: NonNegativeFloat = 1.0,
         caps: OutcomeCaps | None = None,
     ) -> None:
         """Bounds of one epoch.
@@ -46,8 +51,8 @@ class JudgeCallback(Callback, Listener):
         Raises:
             ConfigError: caps for a judge that scores actions before there is an outcome.
         """
-        if caps is not None and judge.when is not When.EPISODE:
-            raise ConfigError("callbacks.judge.caps look at the outcome: they need a judge with when=episode")
+        if caps is not None:
+            caps.check(judge)
         self._caps = caps
         self.judge = judge
         self.health: dict[str, float] = {}

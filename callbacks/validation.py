@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -17,6 +17,10 @@ from mappa.report.metrics import evaluate_episodes, measures_by_task, scores_by_
 from mappa.report.statistics import interval, paired
 from mappa.seed import stable_seed
 from mappa.types import Episode
+
+if TYPE_CHECKING:
+    from annotated_types import Gt, Le
+    from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ class ValidationCallback(Callback):
     def __init__(
         self,
         folder: str,
-        every_n_epochs: int = 10,
-        samples: int = 1,
-        limit: int | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        every_n_epochs: NonNegativeInt = 10,
+        samples: PositiveInt = 1,
+        limit: PositiveInt | None = None,
+        temperature: PositiveFloat = 1.0,
+        top_p: Annotated[float, Gt(0), Le(1)] = 1.0,
         before: bool = True,
         seed: int = 0,
     ) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mappa.config import run_guarded
+from mappa.command import help_text, run_guarded, wants_help
 from mappa.errors import ConfigError
 from mappa.report.statistics import interval, majority, paired
 
@@ -95,8 +95,8 @@ def compare(one: Side, other: Side) -> dict[str, Any]:
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)  # noqa: T201 command-line output
+    if wants_help(sys.argv[1:]):
+        print(help_text(__doc__))  # noqa: T201 command-line output
         return
     folders = [Path(word) for word in sys.argv[1:] if not word.startswith("set=")]
     name = next((word.removeprefix("set=") for word in sys.argv[1:] if word.startswith("set=")), None)

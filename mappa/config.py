@@ -1,23 +1,33 @@
-"""Between Hydra and the parts: resolvers, strict checks, and one-line errors."""
+"""Between Hydra and the parts: composition, resolvers, strict checks, and one-line errors."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import inspect
+import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Gt
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from mappa.errors import CheckpointError, ConfigError, MappaError
+from mappa.errors import ConfigError, MappaError
+from mappa.signature import Parameter, Signature, signature
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-ASSETS = Path(__file__).resolve().parent / "assets"
-SETTINGS = {"name", "seed", "threads", "resume"}
+_PACKAGE = Path(__file__).resolve().parent
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+"""Inside the package where it was installed from a wheel, beside it in a checkout."""
+ASSETS = _PACKAGE / "assets"
+SETTINGS = {
+    "name": Parameter(str | int),
+    "seed": Parameter(int),
+    "threads": Parameter(Annotated[int, Gt(0)] | None),
+    "resume": Parameter(str | None),
+}
 """Top-level keys that are plain values; every other one is a part (a mapping)."""
 PARTS = {
     *("paths", "task", "team", "model", "engine", "judge", "credit", "sandbox", "trainer", "callbacks", "logger"),
@@ -30,8 +40,10 @@ _PASSED_BY_CODE = {
     "lightning.pytorch.Trainer": {"callbacks", "logger"},
 }
 """Constructor arguments that `mappa.train` fills in."""
+_OF_HYDRA = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
+# ---------------------------------------------------------------------- composition
 def register_resolvers() -> None:
     """The resolvers that conf/ uses.
 
@@ -68,26 +80,56 @@ def _run_folder(resume: str | None, outputs: str, name: str) -> str:
     return f"{outputs}/{name}/{stamp}"
 
 
-def compose(overrides: list[str], name: str = "train") -> DictConfig:
-    """The composition of `conf/<name>.yaml`, outside of Hydra's own command line."""
+def compose(
+    overrides: Sequence[str], name: str = "train", folders: Sequence[Path] = (), root: Path = CONF
+) -> DictConfig:
+    """The composition of `<root>/<name>.yaml`, outside of Hydra's own command line.
+
+    Args:
+        folders: where else configuration files lie, as `--config-dir` names them.
+    """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     register_resolvers()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, overrides)
+    places = [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders)}]"] if folders else []
+    with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
+        cfg = hydra.compose(name, [*places, *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
+# ---------------------------------------------------------------------- checks
 def check(cfg: DictConfig) -> None:
-    """Find mistakes that Hydra merges silently: unknown top-level keys, and keys no constructor knows.
+    """Find mistakes that Hydra merges silently: unknown keys, and values of a wrong type or out of range.
+
+    Nothing is imported: signatures are read from source. What source does not tell is left to `check_imported`.
 
     Raises:
-        ConfigError: names the key and what is available.
+        ConfigError: names the key, what is available, and the user's own file that holds it.
     """
     for key in cfg:
-        if key not in SETTINGS | PARTS:
-            raise ConfigError(f"unknown configuration key '{key}'; available: {', '.join(sorted(SETTINGS | PARTS))}")
+        if key in SETTINGS:
+            _check_value(cfg, key, SETTINGS[key])
+        elif key not in PARTS:
+            available = ", ".join(sorted({*SETTINGS, *PARTS}))
+            raise ConfigError(f"unknown configuration key '{key}'{_where(key)}; available: {available}")
     for where, node in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
-        _bind(where, node)
+        found = _read(where, str(node["_target_"]))
+        if found is not None:
+            _bind(cfg, where, node, found)
+
+
+def check_imported(cfg: DictConfig) -> None:
+    """The same for parts whose source does not tell what they take; imports them.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    for where, node in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
+        target = str(node["_target_"])
+        if _read(where, target) is None:
+            _bind(cfg, where, node, _inspect(where, target))
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -102,29 +144,100 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _targets(value, f"{where}[{index}]")
 
 
-def _bind(where: str, node: Mapping[str, Any]) -> None:
-    target = str(node["_target_"])
+def _read(where: str, target: str) -> Signature | None:
+    try:
+        return signature(target)
+    except ConfigError as error:
+        place = _where(f"{where}._target_")
+        raise ConfigError(f"{where}._target_={target} cannot be imported{place}: {error}") from error
+
+
+def _inspect(where: str, target: str) -> Signature:
     module, _, name = target.rpartition(".")
     try:
-        callable_: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}._target_={target} cannot be imported: {error}") from error
-    parameters = inspect.signature(callable_).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    keys = {key for key in node if key not in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")}
-    for key in sorted(keys - set(parameters)):
-        raise ConfigError(f"unknown key '{where}.{key}'; {target} takes: {', '.join(sorted(parameters))}")
-    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        place = _where(f"{where}._target_")
+        raise ConfigError(f"{where}._target_={target} cannot be imported{place}: {error}") from error
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return Signature(
+        {p.name: Parameter(required=p.default is p.empty) for p in named},
+        open=any(p.kind is p.VAR_KEYWORD for p in parameters),
+    )
+
+
+def _bind(cfg: DictConfig, where: str, node: Mapping[str, Any], found: Signature) -> None:
+    target, keys = node["_target_"], set(node) - _OF_HYDRA
+    for key in sorted(keys - set(found.parameters)):
+        if not found.open:
+            takes = ", ".join(sorted(found.parameters))
+            raise ConfigError(f"unknown key '{where}.{key}'{_where(f'{where}.{key}')}; {target} takes: {takes}")
+    required = {name for name, parameter in found.parameters.items() if parameter.required}
     for key in sorted(required - keys - _PASSED_BY_CODE.get(target, set())):
-        raise ConfigError(f"'{where}.{key}' is missing; {target} needs it")
+        raise ConfigError(f"'{where}.{key}' is missing{_where(where)}; {target} needs it")
+    for key in keys & set(found.parameters):
+        _check_value(cfg, f"{where}.{key}", found.parameters[key])
 
 
+def _check_value(cfg: DictConfig, key: str, parameter: Parameter) -> None:
+    """One value against its annotation; what depends on other parts or on the environment is left to its part."""
+    try:
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_missing(*_parent(cfg, key)):
+            raise ConfigError(f"{key} is not set{_where(key)}; give {key}=VALUE")
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+    except InterpolationKeyError as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}{_where(key)}") from error
+    except OmegaConfBaseException:
+        return
+    if parameter.annotation is Any or (isinstance(value, Mapping) and "_target_" in value):
+        return
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(parameter.annotation).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        wanted = dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in error.errors())
+        raise ConfigError(f"{key}={value} must be {' or '.join(wanted)}{_where(key)}") from None
+
+
+def _parent(cfg: DictConfig, key: str) -> tuple[Any, str]:
+    above, _, name = key.rpartition(".")
+    return (OmegaConf.select(cfg, above) if above else cfg), name
+
+
+def _where(key: str) -> str:
+    """` (in FILE)` where a file of the user's own sets `key`; empty for shipped files and the command line."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return ""
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    if any(word.lstrip("+").startswith(f"{key}=") for word in words):
+        return ""
+    runtime = HydraConfig.get().runtime
+    folders = [Path(s.path) for s in runtime.config_sources if s.schema == "file" and Path(s.path) != CONF]
+    for folder in folders:
+        for group, option in runtime.choices.items():
+            path = folder / group / f"{option}.yaml"
+            if path.is_file() and _holds(path, group, key):
+                return f" (in {path})"
+    return ""
+
+
+def _holds(path: Path, group: str, key: str) -> bool:
+    """Whether the file of a config group sets `key`."""
+    package = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
+    return key.startswith(package) and OmegaConf.select(OmegaConf.load(path), key.removeprefix(package)) is not None
+
+
+# ---------------------------------------------------------------------- parts
 def make(node: Any, *args: Any, **kwargs: Any) -> Any:
     """`hydra.utils.instantiate`, but what a part says of its arguments comes out as one line.
 
     Raises:
-        MappaError: the part's own, or a `ConfigError` for a `ValueError`.
+        MappaError: the part's own, or a `ConfigError` for a `ValueError` or `OSError`.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -134,74 +247,6 @@ def make(node: Any, *args: Any, **kwargs: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, MappaError):
             raise error.__cause__ from None
-        if isinstance(error.__cause__, ValueError):
+        if isinstance(error.__cause__, ValueError | OSError):
             raise ConfigError(f"{node['_target_']}: {error.__cause__}") from error
         raise
-
-
-def last_checkpoint(run: str | Path) -> Path:
-    """The newest complete checkpoint of a run folder.
-
-    Raises:
-        CheckpointError: not a run folder, or nothing was saved in it yet.
-    """
-    run = Path(run)
-    if not (run / ".hydra" / "config.yaml").is_file():
-        raise CheckpointError(f"{run} is not a run folder (no .hydra/config.yaml in it); give outputs/NAME/TIME")
-    found = sorted((run / "checkpoints").glob("epoch=*"), key=lambda path: int(path.name.partition("=")[2]))
-    if not found:
-        raise CheckpointError(f"{run} has no checkpoint yet; start the run anew without resume=")
-    return found[-1]
-
-
-def resume_arguments(argv: list[str]) -> list[str]:
-    """`resume=outputs/NAME/TIME` alone means: with the configuration that the run was started with.
-
-    That configuration stays in the run folder: Hydra writes none over it.
-
-    Raises:
-        CheckpointError: the folder is no run.
-    """
-    resume = next((arg.partition("=")[2] for arg in argv if arg.startswith("resume=")), None)
-    if resume in (None, "", "null") or "--config-path" in argv:  # ranks that Lightning starts are given our words
-        return argv
-    last_checkpoint(resume)
-    argv = ["hydra.output_subdir=null", *argv]
-    if any(arg.lstrip("+").startswith(("experiment=", "task=")) for arg in argv):
-        return argv
-    folder = Path(resume).resolve() / ".hydra"
-    return ["--config-path", str(folder), "--config-name", "config", f"hydra.run.dir={resume}", *argv]
-
-
-def quiet() -> None:
-    """Leave the screen to our own messages: the libraries' tips and progress bars say nothing a user can act on."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)  # a rank died
-    for message in (
-        ".*It is recommended to use.*sync_dist.*",
-        ".*LeafSpec.*",
-        ".*transfer_batch_to_device.*",
-        ".*does not have many workers.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-
-
-def run_guarded(main: Callable[[], Any]) -> None:
-    """Run a command; a user's mistake is one line on stderr and exit status 1, everything else a traceback."""
-    from hydra.errors import HydraException
-
-    try:
-        main()
-    except MappaError as error:
-        sys.exit(f"error: {error}")
-    except HydraException as error:
-        sys.exit(f"error: {' '.join(str(error).partition('Config search path')[0].split())}")

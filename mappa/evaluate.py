@@ -11,43 +11,50 @@ Words:
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.config import CONF, check, compose, last_checkpoint, make, register_resolvers, run_guarded
+from mappa.checkpoint import check_adapters, last_checkpoint
+from mappa.command import help_text, options, run_guarded, split, wants_help
+from mappa.config import CONF, compose, make, register_resolvers
 from mappa.errors import ConfigError
+from mappa.train import build, cheap_parts, prepare
 
 _WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
 
 
 def evaluate(argv: list[str]) -> Path:
     """Returns the folder in the run that holds the results: per-problem records and `summary.json`."""
-    words, overrides = _split(argv)
+    words, overrides, folders = split(argv, _WORDS)
+    _check_words(words)
     checkpoint = last_checkpoint(words["run"])
     run = Path(words["run"])
-    cfg = override(OmegaConf.load(run / ".hydra" / "config.yaml"), overrides)
+    cfg = override(OmegaConf.load(run / ".hydra" / "config.yaml"), overrides, folders)
     folder = run / "evaluation" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     OmegaConf.update(cfg, "data.folder", None)
     OmegaConf.update(cfg, "paths.run", str(run))
     validation = dict(cfg.callbacks.validation)
     validation |= {"folder": str(folder), "samples": int(words["samples"]), "before": True}
     validation["limit"] = None if words["limit"] == "null" else int(words["limit"])
-    check(cfg)
-
-    from callbacks.progress import ProgressCallback
-    from callbacks.summary import SummaryCallback
-    from mappa.train import build, prepare
+    OmegaConf.update(cfg, "callbacks", {"validation": validation}, merge=False)
+    parts = cheap_parts(cfg, training=False)
+    if words["adapters"] != "none":
+        check_adapters(checkpoint / "adapters", list(parts.team.agents), cfg.lora.rank)
 
     prepare(cfg)
-    data, module = build(cfg, training=False)
+    from callbacks.progress import ProgressCallback
+    from callbacks.summary import SummaryCallback
+
+    data, module = build(cfg, parts)
     try:
         if words["adapters"] != "none":
             module.adapters_from = checkpoint / "adapters"
         callbacks = [
-            make(validation),
+            make(cfg.callbacks.validation),
             ProgressCallback(),
             SummaryCallback(str(folder / "summary.json"), cfg.name),
         ]
@@ -59,56 +66,57 @@ def evaluate(argv: list[str]) -> Path:
     return folder
 
 
-def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+def override(cfg: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
     """Apply `key=value` words: a config group takes one of its files, everything else is set in place.
 
+    Args:
+        folders: users' own configuration folders.
+
     Raises:
-        ConfigError: an unknown option of a group, or a word that is no assignment.
+        ConfigError: an unknown option of a group, or a word that has no place here.
     """
     for word in overrides:
-        key, equals, value = word.partition("=")
+        key, equals, value = word.lstrip("+").partition("=")
         if not equals:
-            raise ConfigError(f"'{word}' is not an assignment; write key=value")
-        if (CONF / key).is_dir():
-            _replace_group(cfg, key, value)
+            raise ConfigError(f"'{word}': a graded run keeps what it was trained with; write key=value")
+        if key in ("experiment", "debug"):
+            raise ConfigError(f"'{word}': a graded run has its own configuration; leave it out")
+        if any((place / key).is_dir() for place in (CONF, *folders)):
+            _replace_group(cfg, key, value, folders)
         else:
             OmegaConf.update(cfg, key, OmegaConf.create({"value": _parse(value)})["value"], force_add=True)
     return cfg
 
 
-def _replace_group(cfg: DictConfig, group: str, option: str) -> None:
-    available = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def _replace_group(cfg: DictConfig, group: str, option: str, folders: Sequence[Path]) -> None:
+    available = options(group, folders)
     if option not in available:
         raise ConfigError(f"{group}={option} is unknown; available: {', '.join(available)}")
     if group == "judge":
         raise ConfigError(f"judge={option}: held-out tasks are graded by the task, without a judge; leave it out")
-    cfg[group] = compose([], f"{group}/{option}")[group]
+    places = [CONF, *folders]
+    root = next(place for place in places if (place / group / f"{option}.yaml").is_file())
+    cfg[group] = compose([], f"{group}/{option}", [place for place in places if place != root], root)[group]
 
 
 def _parse(value: str) -> Any:
     return OmegaConf.create(f"value: {value}")["value"]
 
 
-def _split(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    words, overrides = dict(_WORDS), []
-    for word in argv:
-        key, _, value = word.partition("=")
-        if key in words:
-            words[key] = value
-        else:
-            overrides.append(word)
+def _check_words(words: Mapping[str, str | None]) -> None:
     if not words["run"]:
         raise ConfigError("say which run: python -m mappa.evaluate run=outputs/NAME/TIME")
     if words["adapters"] not in ("last", "none"):
         raise ConfigError(f"adapters={words['adapters']} is unknown; available: last, none")
-    if not words["samples"].isdigit() or int(words["samples"]) < 1:
-        raise ConfigError(f"samples={words['samples']} must be a whole number of at least 1")
-    return words, overrides
+    for key in ("samples", "limit"):
+        value = words[key]
+        if not (value.isdigit() and int(value) >= 1) and not (key == "limit" and value == "null"):
+            raise ConfigError(f"{key}={value} must be a whole number of at least 1")
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)  # noqa: T201 command-line output
+    if wants_help(sys.argv[1:]):
+        print(help_text(__doc__, sys.argv[1:]))  # noqa: T201 command-line output
         return
     register_resolvers()
     print(evaluate(sys.argv[1:]))  # noqa: T201 the command's last line

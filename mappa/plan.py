@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mappa.config import check, compose, make, quiet, run_guarded
+from mappa.command import check_choice, help_text, quiet, run_guarded, split, wants_help
+from mappa.config import check, compose, make
 from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,12 +118,14 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
         ConfigError: an unknown GPU, a share out of range, or a mistake in the configuration.
         HydraException: the configuration cannot be composed.
     """
-    words, overrides = _split(argv)
-    cfg = compose([*overrides, "paths.run=."])
+    words, overrides, folders = split(argv, {"gpu": "h100", "fill": "0.5", "mfu": "0.2"})
+    _check_words(words)
+    check_choice(overrides)
+    cfg = compose([*overrides, "paths.run=."], folders=folders)
     check(cfg)
-    quiet()
     model, team = make(cfg.model), make(cfg.team, _convert_="all")
     model.check()
+    quiet()
     from mappa.policy.footprint import footprint
 
     gpu, agents = GPUS[words["gpu"]], team.agents
@@ -159,14 +162,7 @@ def _dollars(cfg: DictConfig, calls: int) -> float | None:
     return calls * (judge.expected_tokens_in * judge.price_in + judge.expected_tokens_out * judge.price_out) / 1e6
 
 
-def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    words, overrides = {"gpu": "h100", "fill": "0.5", "mfu": "0.2"}, []
-    for word in argv:
-        key, _, value = word.partition("=")
-        if key in words:
-            words[key] = value
-        else:
-            overrides.append(word)
+def _check_words(words: dict[str, str]) -> None:
     if words["gpu"] not in GPUS:
         raise ConfigError(f"gpu={words['gpu']} is unknown; available: {', '.join(sorted(GPUS))}")
     for key in ("fill", "mfu"):
@@ -176,7 +172,6 @@ def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
             good = False
         if not good:
             raise ConfigError(f"{key}={words[key]} must be a number above 0 and at most 1")
-    return words, overrides
 
 
 def _show(numbers: dict[str, Any], fits: bool) -> None:
@@ -194,8 +189,8 @@ def _show(numbers: dict[str, Any], fits: bool) -> None:
 
 
 def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)  # noqa: T201 command-line output
+    if wants_help(sys.argv[1:]):
+        print(help_text(__doc__, sys.argv[1:]))  # noqa: T201 command-line output
         return
     _show(*plan(sys.argv[1:]))
 

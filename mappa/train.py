@@ -1,4 +1,15 @@
-"""The training entry: `python -m mappa.train +experiment=NAME [overrides]`. Wiring only."""
+"""Train a team: `python -m mappa.train +experiment=NAME [overrides]`.
+
+Words:
+    +experiment=NAME    one of the experiments below; instead of one: task=NAME team=NAME
+    resume=FOLDER       go on with a run from its last checkpoint, with its own configuration
+    --config-dir FOLDER your own configuration files beside the shipped ones
+    -m                  several runs, one per combination of comma-separated values
+    --cfg job           print the whole configuration and stop
+    anything else       a configuration override, e.g. `judge=outcome`, `data.updates_per_epoch=4`, `+debug=fast`
+
+The last line printed is the run folder.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +17,105 @@ import importlib.util
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.config import CONF, check, last_checkpoint, make, quiet, register_resolvers, resume_arguments, run_guarded
+from mappa.checkpoint import check_adapters, last_checkpoint
+from mappa.command import (
+    HYDRA_FLAGS,
+    check_choice,
+    check_words,
+    config_folders,
+    help_text,
+    overrides,
+    quiet,
+    resume_arguments,
+    run_guarded,
+    wants_help,
+)
+from mappa.config import CONF, check, check_imported, make, register_resolvers
 from mappa.errors import ConfigError
+from mappa.play.rollout import check_budget
 
 if TYPE_CHECKING:
-    from mappa.engine.base import Engine
     from mappa.learn.data import RolloutDataModule
     from mappa.learn.module import TeamModule
+    from mappa.play.rollout import Team
+    from mappa.policy.model import Model
+    from mappa.task.base import TaskSet
+    from sandbox import KernelPool
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts that say no to bad input without anything heavy being imported."""
+
+    model: Model
+    task_set: TaskSet
+    team: Team
+    pool: KernelPool
+
+
+def cheap_parts(cfg: DictConfig, training: bool = True) -> Parts:
+    """Check the whole configuration, and make of it what is made in a moment.
+
+    Args:
+        training: the task must have a training set.
+
+    Raises:
+        MappaError: one line that says what is wrong.
+    """
+    check(cfg)
+    parts = Parts(make(cfg.model), make(cfg.task), make(cfg.team, _convert_="all"), make(cfg.sandbox))
+    parts.model.check()
+    check_pairs(cfg, parts)
+    if training:
+        parts.task_set.train()
+    parts.task_set.validation()
+    return parts
+
+
+def check_pairs(cfg: DictConfig, parts: Parts) -> None:
+    """Parts that are right each for itself but cannot work together.
+
+    Raises:
+        ConfigError: says which, and what does.
+    """
+    if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1:
+        raise ConfigError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be at least 1")
+    limits = [limit for limit in (parts.model.context_length(), cfg.engine.get("context_length")) if limit]
+    if limits:
+        check_budget(parts.team, min(limits))
+    strategy, agents = str(OmegaConf.select(cfg.trainer, "strategy._target_")), len(parts.team.agents)
+    if strategy.endswith("ShardedStrategy") and make(cfg.engine).shares_weights:
+        raise ConfigError(
+            "trainer=fsdp shards the weights that engine=hf generates with; use engine=vllm, or trainer=ddp"
+        )
+    if strategy.endswith("DeepSpeedStrategy"):
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ConfigError("trainer=deepspeed needs DeepSpeed: pip install deepspeed")
+        if agents > 1:
+            raise ConfigError(
+                f"trainer=deepspeed takes one optimizer, this team of {agents} agents has {agents}; "
+                "use trainer=ddp or trainer=fsdp"
+            )
+    if "judge" in cfg.callbacks:
+        judge = make(cfg.judge)
+        if cfg.callbacks.judge.get("caps") is not None:
+            make(cfg.callbacks.judge.caps, _convert_="all").check(judge)
 
 
 def prepare(cfg: DictConfig) -> None:
     """What concerns the whole process: logging, threads, seed."""
-    quiet()
     import lightning
     import torch
     from lightning.pytorch.utilities import rank_zero_only
+
+    quiet()  # after Lightning's import, which sets the levels of its loggers
 
     if rank_zero_only.rank > 0:  # what one process says, all have to say
         for name in ("mappa", "callbacks", "sandbox"):
@@ -36,62 +125,31 @@ def prepare(cfg: DictConfig) -> None:
     lightning.seed_everything(cfg.seed, verbose=False)
 
 
-def build(cfg: DictConfig, training: bool = True) -> tuple[RolloutDataModule, TeamModule]:
-    """Data module and module of a configuration. Cheap checks come before anything slow.
-
-    Args:
-        training: the task must have a training set.
+def build(cfg: DictConfig, parts: Parts) -> tuple[RolloutDataModule, TeamModule]:
+    """Data module and module of a configuration.
 
     Raises:
         MappaError: one line that says what is wrong.
     """
-    model = make(cfg.model)
-    model.check()
-    task_set, team = make(cfg.task), make(cfg.team, _convert_="all")
-    engine = make(cfg.engine)
-    check_strategy(cfg.trainer, engine, list(team.agents))
-    if training:
-        task_set.train()
-    task_set.validation()
-    data = make(cfg.data)(task_set=task_set, team=team, engine=engine, pool=make(cfg.sandbox))
-    module = make(cfg.module)(model=model, lora=make(cfg.lora), agents=list(team.agents), credit=make(cfg.credit))
+    check_imported(cfg)
+    data = make(cfg.data)(task_set=parts.task_set, team=parts.team, engine=make(cfg.engine), pool=parts.pool)
+    module = make(cfg.module)(
+        model=parts.model, lora=make(cfg.lora), agents=list(parts.team.agents), credit=make(cfg.credit)
+    )
     return data, module
-
-
-def check_strategy(trainer: DictConfig, engine: Engine, agents: list[str]) -> None:
-    """Pairs that cannot work.
-
-    Raises:
-        ConfigError: says which, and what does.
-    """
-    strategy = str(OmegaConf.select(trainer, "strategy._target_"))
-    if strategy.endswith("ShardedStrategy") and engine.shares_weights:
-        raise ConfigError(
-            "trainer=fsdp shards the weights that engine=hf generates with; use engine=vllm, or trainer=ddp"
-        )
-    if strategy.endswith("DeepSpeedStrategy"):
-        if importlib.util.find_spec("deepspeed") is None:
-            raise ConfigError("trainer=deepspeed needs DeepSpeed: pip install deepspeed")
-        if len(agents) > 1:
-            raise ConfigError(
-                f"trainer=deepspeed takes one optimizer, this team of {len(agents)} agents has {len(agents)}; "
-                "use trainer=ddp or trainer=fsdp"
-            )
 
 
 def train(cfg: DictConfig) -> Path:
     """Train the team that `cfg` describes; returns the run folder."""
-    check(cfg)
     checkpoint = last_checkpoint(cfg.resume) if cfg.resume else None
+    parts = cheap_parts(cfg)
     if checkpoint is not None:
-        from mappa.policy.lora import check_adapters
-
-        check_adapters(checkpoint / "adapters", list(cfg.team.agents), cfg.lora.rank)
-
-    from mappa.ranks import peers
+        check_adapters(checkpoint / "adapters", list(parts.team.agents), cfg.lora.rank)
 
     prepare(cfg)
-    data, module = build(cfg)
+    from mappa.ranks import peers
+
+    data, module = build(cfg, parts)
     try:
         module.adapters_from = checkpoint / "adapters" if checkpoint else None
         callbacks = [make(callback, _convert_="all") for callback in cfg.callbacks.values()]
@@ -111,17 +169,27 @@ def _main(cfg: DictConfig) -> None:
 
 
 def _report(cfg: DictConfig) -> None:
+    folder = train(cfg)
     from lightning.pytorch.utilities import rank_zero_only
 
-    folder = train(cfg)
     if rank_zero_only.rank == 0:
         print(folder)  # noqa: T201 the command's last line
 
 
 def main(argv: list[str] | None = None) -> Any:
+    argv = sys.argv[1:] if argv is None else argv
+    if wants_help(argv):
+        print(help_text(__doc__, argv))  # noqa: T201 command-line output
+        return None
+    config_folders(argv)
+    argv = resume_arguments(argv)
+    words = overrides(argv, HYDRA_FLAGS)
+    check_words(words)
+    if not {"--config-path", "--info", "--hydra-help", "--version"} & set(argv):
+        check_choice(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them on several lines
     register_resolvers()
-    sys.argv[1:] = resume_arguments(sys.argv[1:] if argv is None else argv)
+    sys.argv[1:] = argv
     return _main()
 
 

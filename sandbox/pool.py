@@ -8,6 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 import zmq.asyncio
 
@@ -25,6 +26,9 @@ from sandbox.users import pick_user
 from sandbox.watchdog import ResourceWatchdog
 from sandbox.workspace import Workspace
 
+if TYPE_CHECKING:
+    from pydantic import NonNegativeInt, PositiveInt
+
 log = logging.getLogger(__name__)
 
 DEFAULT_PRELOAD = ("numpy", "pandas", "sklearn.ensemble", "sklearn.linear_model", "sklearn.model_selection")
@@ -41,14 +45,14 @@ class KernelPool:
         self,
         limits: ResourceLimits | None = None,
         *,
-        max_kernels: int = 64,
-        warm: int = 4,
-        start_concurrency: int | None = None,
+        max_kernels: PositiveInt = 64,
+        warm: NonNegativeInt = 4,
+        start_concurrency: PositiveInt | None = None,
         require: str = IsolationLevel.PROCESS,
         allow_unsafe: bool = False,
         provisioner: str = "auto",
         preload: Sequence[str] = DEFAULT_PRELOAD,
-        observation_chars: int = DEFAULT_TEXT_CHARS,
+        observation_chars: PositiveInt = DEFAULT_TEXT_CHARS,
         freeze: bool = True,
         base_dir: str | None = None,
     ) -> None:

@@ -13,7 +13,8 @@ from tests.conftest import REPO
 LAYERS = [
     {"sandbox"},
     {"mappa", "mappa.errors", "mappa.types", "mappa.seed"},
-    {"mappa.text", "mappa.config", "mappa.ranks", "mappa.credit"},
+    {"mappa.text", "mappa.ranks", "mappa.credit", "mappa.hub", "mappa.checkpoint"},
+    {"mappa.signature", "mappa.config", "mappa.command"},
     {"mappa.task", "mappa.judge", "mappa.policy"},
     {"mappa.engine"},
     {"mappa.play"},

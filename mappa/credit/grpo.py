@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from mappa.credit.base import EPS, Credited, Gather, group_key, group_rewards
 from mappa.credit.reinforce_pp import returns
 from mappa.types import Sample
+
+if TYPE_CHECKING:
+    from pydantic import NonNegativeFloat
 
 
 class GRPO:
@@ -22,7 +26,7 @@ class GRPO:
     kl_in_reward = 0.0
     kl_estimator = "k3"
 
-    def __init__(self, kl: float = 0.04) -> None:
+    def __init__(self, kl: NonNegativeFloat = 0.04) -> None:
         """`kl`: coefficient of the k3 loss (the paper's 0.04)."""
         self.kl_in_loss = kl
 

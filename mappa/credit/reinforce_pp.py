@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from mappa.credit.base import EPS, Credited, Gather, moments
-from mappa.errors import ConfigError
 from mappa.types import Sample
+
+if TYPE_CHECKING:
+    from pydantic import NonNegativeFloat
 
 
 class ReinforcePP:
@@ -23,12 +26,13 @@ class ReinforcePP:
     kl_in_loss = 0.0
     kl_estimator = "k2"
 
-    def __init__(self, beta: float = 0.01, scope: str = "agent", normalize_by: str | None = None) -> None:
-        """`beta`: weight of the KL. `scope`: agent | team. `normalize_by`: null | stratum (the task's kind)."""
-        if scope not in ("agent", "team") or normalize_by not in (None, "stratum"):
-            raise ConfigError(
-                f"credit.scope={scope}, credit.normalize_by={normalize_by}: use agent|team and null|stratum"
-            )
+    def __init__(
+        self,
+        beta: NonNegativeFloat = 0.01,
+        scope: Literal["agent", "team"] = "agent",
+        normalize_by: Literal["stratum"] | None = None,
+    ) -> None:
+        """`beta`: weight of the KL. `scope`: whiten per agent or over the team; `normalize_by`: and per task kind."""
         self.kl_in_reward = beta
         self._scope = scope
         self._normalize_by = normalize_by

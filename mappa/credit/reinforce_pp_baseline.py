@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from mappa.credit.base import Credited, Gather, group_key, group_rewards
 from mappa.credit.reinforce_pp import ReinforcePP, returns, whiten
 from mappa.types import Sample
+
+if TYPE_CHECKING:
+    from pydantic import NonNegativeFloat
 
 
 class ReinforcePPBaseline(ReinforcePP):
@@ -18,7 +22,12 @@ class ReinforcePPBaseline(ReinforcePP):
     An action without any alternative gets A' = 0 before whitening.
     """
 
-    def __init__(self, kl: float = 0.01, scope: str = "agent", normalize_by: str | None = None) -> None:
+    def __init__(
+        self,
+        kl: NonNegativeFloat = 0.01,
+        scope: Literal["agent", "team"] = "agent",
+        normalize_by: Literal["stratum"] | None = None,
+    ) -> None:
         """`kl`: coefficient of the k2 loss."""
         super().__init__(beta=0.0, scope=scope, normalize_by=normalize_by)
         self.kl_in_loss = kl

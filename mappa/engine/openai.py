@@ -17,6 +17,8 @@ from mappa.errors import EngineError
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
+    from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
     from mappa.policy.chat import Chat
     from mappa.policy.lora import Adapters
 
@@ -30,9 +32,9 @@ class OpenAIEngine(BaseEngine):
         model: str,
         models: Mapping[str, str] | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        context_length: int | None = None,
-        timeout_s: float = 600.0,
-        retries: int = 4,
+        context_length: PositiveInt | None = None,
+        timeout_s: PositiveFloat = 600.0,
+        retries: NonNegativeInt = 4,
     ) -> None:
         """
         Args:

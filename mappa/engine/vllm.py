@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mappa.engine import vllm_processes as processes
 from mappa.engine.base import BaseEngine, Completion, Sampling
@@ -24,6 +24,9 @@ from mappa.ranks import world
 from mappa.types import StopReason
 
 if TYPE_CHECKING:
+    from annotated_types import Gt, Le
+    from pydantic import PositiveFloat, PositiveInt
+
     from mappa.policy.chat import Chat
     from mappa.policy.lora import Adapters
 
@@ -40,14 +43,14 @@ class VLLMEngine(BaseEngine):
     def __init__(
         self,
         dtype: str | None = None,
-        context_length: int | None = None,
-        max_num_seqs: int = 256,
-        gpu_memory_utilization: float = 0.5,
-        kv_cache_gib: float | None = None,
-        tensor_parallel_size: int = 1,
+        context_length: PositiveInt | None = None,
+        max_num_seqs: PositiveInt = 256,
+        gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.5,
+        kv_cache_gib: PositiveFloat | None = None,
+        tensor_parallel_size: PositiveInt = 1,
         prefix_caching: bool = True,
         enforce_eager: bool = False,
-        sleep_level: int = 1,
+        sleep_level: Literal[0, 1] = 1,
         seed: int = 0,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
@@ -62,8 +65,6 @@ class VLLMEngine(BaseEngine):
             sleep_level: 1 = weights wait in host memory during the update, 0 = keep all memory.
             extra: further arguments of vLLM's `AsyncEngineArgs`.
         """
-        if sleep_level not in (0, 1):
-            raise ConfigError(f"engine.sleep_level={sleep_level}: 0 (stay awake) or 1 (weights to host memory)")
         self._dtype = dtype
         self._requested_length = context_length
         self._sleep_level = sleep_level

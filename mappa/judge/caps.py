@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mappa.errors import ConfigError
-from mappa.judge.base import Evidence
+from mappa.judge.base import Evidence, Judge, When
 from mappa.types import Verdict
 
 
@@ -42,6 +42,11 @@ class OutcomeCaps:
             raise ConfigError("judge caps need agents and ladders")
         self._agents = tuple(agents)
         self._ladders = dict(ladders)
+
+    def check(self, judge: Judge) -> None:
+        """Raise `ConfigError` for a judge that scores actions before there is an outcome."""
+        if judge.when is not When.EPISODE:
+            raise ConfigError("callbacks.judge.caps look at the outcome: they need a judge with when=episode")
 
     def apply(self, verdict: Verdict, evidence: Evidence) -> Verdict:
         """The verdict, with its score lowered to the cap; as it is where there is no score or no outcome yet."""

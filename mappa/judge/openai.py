@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mappa.errors import ConfigError, JudgeError
 from mappa.judge.base import BaseJudge, Evidence, When
@@ -33,6 +33,9 @@ from mappa.judge.reply import CallError, Reply
 from mappa.judge.secret import Secret
 from mappa.ranks import world
 from mappa.types import Verdict
+
+if TYPE_CHECKING:
+    from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 log = logging.getLogger(__name__)
 
@@ -61,28 +64,28 @@ class OpenAIJudge(BaseJudge):
         prompt: Prompt,
         base_url: str = "https://api.openai.com/v1",
         api_key: str | None = None,
-        when: str = "action",
+        when: Literal["action", "episode"] = "action",
         sees_ground_truth: bool = False,
-        samples: int = 1,
+        samples: PositiveInt = 1,
         use_logprobs: bool = False,
         structured: str | bool = "auto",
-        temperature: float | None = 0.0,
-        max_tokens: int = 1024,
+        temperature: NonNegativeFloat | None = 0.0,
+        max_tokens: PositiveInt = 1024,
         extra_body: Mapping[str, Any] | None = None,
-        max_concurrent: int = 16,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        timeout_s: float = 120.0,
-        patience_s: float = 600.0,
-        retries: int = 8,
-        price_in: float | None = None,
-        price_out: float | None = None,
-        budget: float | None = None,
-        expected_actions: int | None = None,
-        expected_tokens_in: int = 3000,
-        expected_tokens_out: int = 300,
+        max_concurrent: PositiveInt = 16,
+        requests_per_minute: PositiveFloat | None = None,
+        tokens_per_minute: PositiveFloat | None = None,
+        timeout_s: PositiveFloat = 120.0,
+        patience_s: PositiveFloat = 600.0,
+        retries: NonNegativeInt = 8,
+        price_in: NonNegativeFloat | None = None,
+        price_out: NonNegativeFloat | None = None,
+        budget: PositiveFloat | None = None,
+        expected_actions: PositiveInt | None = None,
+        expected_tokens_in: PositiveInt = 3000,
+        expected_tokens_out: PositiveInt = 300,
         ledger: str = "judge.sqlite",
-        mode: str = "live",
+        mode: Literal["live", "record", "replay"] = "live",
     ) -> None:
         """Makes no connection and opens no file.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lightning import LightningDataModule
 
@@ -18,7 +18,7 @@ from mappa.errors import ConfigError
 from mappa.learn.batch import Row, cut_updates
 from mappa.play.episodes import read_episodes, to_json, write_episodes
 from mappa.play.loop import EventLoop
-from mappa.play.rollout import Job, Listener, Rollout, Team
+from mappa.play.rollout import Job, Listener, Rollout, Team, check_budget
 from mappa.ranks import gather, world
 from mappa.seed import stable_seed
 from mappa.task.base import TaskSet
@@ -26,6 +26,9 @@ from mappa.types import Episode, Sample, Task, Verdict
 from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
+    from annotated_types import Gt, Le
+    from pydantic import PositiveFloat, PositiveInt
+
     from sandbox import KernelPool
 
 
@@ -38,22 +41,18 @@ class RolloutDataModule(LightningDataModule):
         team: Team,
         engine: Engine,
         pool: KernelPool,
-        tasks_per_epoch: int = 32,
-        samples_per_task: int = 2,
-        updates_per_epoch: int = 1,
-        concurrency: int = 64,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        tool_tokens: int = 512,
+        tasks_per_epoch: PositiveInt = 32,
+        samples_per_task: PositiveInt = 2,
+        updates_per_epoch: PositiveInt = 1,
+        concurrency: PositiveInt = 64,
+        temperature: PositiveFloat = 1.0,
+        top_p: Annotated[float, Gt(0), Le(1)] = 1.0,
+        tool_tokens: PositiveInt = 512,
         seed: int = 0,
         folder: str | None = None,
     ) -> None:
         """`folder`: where the episodes of each epoch are kept; None = nowhere. The others: see conf/train.yaml."""
         super().__init__()
-        if temperature <= 0 or not 0 < top_p <= 1:
-            raise ConfigError(f"data.temperature={temperature} must be > 0 and data.top_p={top_p} in (0, 1]")
-        if min(tasks_per_epoch, samples_per_task, updates_per_epoch, concurrency) < 1:
-            raise ConfigError("data: tasks_per_epoch, samples_per_task, updates_per_epoch, concurrency must be >= 1")
         self.task_set, self.team, self.engine, self.pool = task_set, team, engine, pool
         self.updates_per_epoch = updates_per_epoch
         self.temperature = temperature
@@ -160,7 +159,7 @@ class RolloutDataModule(LightningDataModule):
         if self._rollout is None:
             module = self.trainer.lightning_module
             self.engine.attach(module.adapters, module.chat, module.model.path)
-            check_budget(self.team, self.engine)
+            check_budget(self.team, self.engine.context_length)
             try:
                 self.loop.run(self.pool.start())
             except SandboxUnavailableError as error:
@@ -265,17 +264,3 @@ def _one_pass(tasks: Sequence[Task], seed: int) -> list[Task]:
         rng.shuffle(members)
         placed += [((index + shift) / len(members), task) for index, task in enumerate(members)]
     return [task for _, task in sorted(placed, key=lambda pair: pair[0])]
-
-
-def check_budget(team: Team, engine: Engine) -> None:
-    """Every agent's completion budget must leave room for a prompt.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    for name, agent in team.agents.items():
-        if agent.max_tokens >= engine.context_length:
-            raise ConfigError(
-                f"team.agents.{name}.max_tokens={agent.max_tokens} leaves no room for the prompt in the model's "
-                f"context of {engine.context_length} tokens; lower it"
-            )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from annotated_types import Gt, Lt
+    from pydantic import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Coefficients of the policy loss."""
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
+    clip_low: Annotated[float, Gt(0), Lt(1)] = 0.2
+    clip_high: PositiveFloat = 0.2
     """Ratio is clipped to [1 - clip_low, 1 + clip_high] (REINFORCE++ uses 0.2 on both sides)."""
-    importance_cap: float | None = None
+    importance_cap: PositiveFloat | None = None
     """C of the truncated importance weight min(pi_old / pi_engine, C); None = not applied, only measured."""
-    chunk_tokens: int = 1024
+    chunk_tokens: PositiveInt = 1024
     """Loss positions whose logits exist at one time."""
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from lightning import LightningModule
@@ -26,6 +26,9 @@ from mappa.report.metrics import rollout_metrics
 from mappa.types import Batch, Sample
 
 if TYPE_CHECKING:
+    from annotated_types import Ge, Lt
+    from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
     from mappa.learn.data import RolloutDataModule
     from mappa.policy.lora import Adapters
 
@@ -40,15 +43,15 @@ class TeamModule(LightningModule):
         agents: Sequence[str],
         credit: Credit,
         loss: LossConfig,
-        learning_rate: float = 1e-4,
-        min_learning_rate: float = 1e-5,
-        warmup_fraction: float = 0.03,
+        learning_rate: PositiveFloat = 1e-4,
+        min_learning_rate: NonNegativeFloat = 1e-5,
+        warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.03,
         betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 0.0,
-        clip_norm: float = 1.0,
-        micro_batch_tokens: int = 16384,
-        temperature: float = 1.0,
-        max_engine_gap: float = 0.2,
+        weight_decay: NonNegativeFloat = 0.0,
+        clip_norm: PositiveFloat = 1.0,
+        micro_batch_tokens: PositiveInt = 16384,
+        temperature: PositiveFloat = 1.0,
+        max_engine_gap: PositiveFloat = 0.2,
     ) -> None:
         """`lora`: called with (base, agents). The others: see conf/train.yaml."""
         super().__init__()

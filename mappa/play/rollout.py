@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mappa.engine.base import Engine
-from mappa.errors import EngineError
+from mappa.errors import ConfigError, EngineError
 from mappa.play.agent import Agent
 from mappa.play.scene import Scene
 from mappa.task.base import TaskSet
@@ -29,6 +29,23 @@ class Team(Protocol):
 
     async def play(self, scene: Scene) -> str:
         """One episode; returns the team's final text."""
+
+
+def check_budget(team: Team, context_length: int) -> None:
+    """Every agent's completion budget must leave room for a prompt.
+
+    Args:
+        context_length: most tokens of prompt + completion.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    for name, agent in team.agents.items():
+        if agent.max_tokens >= context_length:
+            raise ConfigError(
+                f"team.agents.{name}.max_tokens={agent.max_tokens} leaves no room for the prompt in the model's "
+                f"context of {context_length} tokens; lower it"
+            )
 
 
 class Listener:

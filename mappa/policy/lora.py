@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from mappa.errors import CheckpointError
+from mappa.checkpoint import check_adapters
 from mappa.ranks import full
 from mappa.seed import stable_seed
 
 if TYPE_CHECKING:
+    from annotated_types import Ge, Lt
+    from pydantic import PositiveInt
     from transformers import PreTrainedModel
 
 
@@ -33,9 +34,9 @@ class Adapters:
         self,
         base: PreTrainedModel,
         agents: Sequence[str],
-        rank: int = 16,
-        alpha: int = 32,
-        dropout: float = 0.0,
+        rank: PositiveInt = 16,
+        alpha: PositiveInt = 32,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         targets: str | Sequence[str] = "all-linear",
         seed: int = 0,
     ) -> None:
@@ -123,20 +124,3 @@ class Adapters:
             yield
         finally:
             self.model.train(training)
-
-
-def check_adapters(folder: Path, agents: Sequence[str], rank: int) -> None:
-    """Check from the config files alone, so that a mismatch is found before any model is loaded.
-
-    Raises:
-        CheckpointError: an adapter is missing, or its rank differs from `rank`.
-    """
-    for agent in agents:
-        path = folder / agent / "adapter_config.json"
-        if not path.is_file():
-            raise CheckpointError(f"{folder} has no adapter for agent '{agent}'; is it a checkpoint of this team?")
-        saved = json.loads(path.read_text())["r"]
-        if saved != rank:
-            raise CheckpointError(
-                f"adapter '{agent}' in {folder} has rank {saved}, but lora.rank={rank}; set lora.rank={saved}"
-            )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mappa.errors import ConfigError
+from mappa.hub import unreachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,8 +22,8 @@ class Model:
     """A causal language model with its tokenizer, from a local folder or a Hugging Face hub id."""
 
     path: str
-    dtype: str = "bfloat16"
-    """`float32`, `bfloat16` or `float16`: of the frozen base; adapters are kept in float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Of the frozen base; adapters are kept in float32."""
     attention: str = "sdpa"
     """`sdpa`, `eager`, `flash_attention_2`, ... as transformers names them."""
     gradient_checkpointing: bool = False
@@ -29,24 +31,51 @@ class Model:
     """Extra keyword arguments of the chat template, e.g. `enable_thinking: false`."""
 
     def check(self) -> None:
-        """Read the model's config only; nothing slow.
+        """Look at the model's folder, or ask the hub once; nothing slow, nothing is loaded.
 
         Raises:
-            ConfigError: neither a model folder nor a known hub id.
+            ConfigError: neither a model folder nor a hub id that can be had.
         """
-        from transformers import AutoConfig
-
-        folder = Path(self.path).expanduser()
-        looks_local = folder.is_absolute() or self.path.startswith((".", "~")) or folder.exists()
-        if looks_local and not (folder / "config.json").is_file():
-            raise ConfigError(f"model.path={self.path} is not a model folder (no config.json in it)")
-        try:
-            AutoConfig.from_pretrained(str(folder) if looks_local else self.path)
-        except (OSError, ValueError) as error:
+        if self._is_local:
+            if self._config() is None:
+                raise ConfigError(f"model.path={self.path} is not a model folder (no config.json in it)")
+            if "model_type" not in self._config():
+                raise ConfigError(f"model.path={self.path}: its config.json names no model_type")
+        elif self._config() is None and (reason := unreachable(self.path, "config.json")):
             raise ConfigError(
-                f"model.path={self.path} cannot be loaded: {str(error).splitlines()[0]} "
-                "(give a local folder, or a hub id while online)"
-            ) from error
+                f"model.path={self.path} cannot be had from the hub: {reason} (give a local folder, or a hub id while "
+                "online)"
+            )
+
+    def context_length(self) -> int | None:
+        """Most tokens of prompt + completion, by the model's config; None where that is not on this machine yet."""
+        config = self._config() or {}
+        config = config.get("text_config", config)
+        return config.get("max_position_embeddings", config.get("n_positions"))
+
+    @property
+    def _is_local(self) -> bool:
+        folder = Path(self.path).expanduser()
+        return folder.is_absolute() or self.path.startswith((".", "~")) or folder.exists()
+
+    def _config(self) -> dict[str, Any] | None:
+        """The model's config.json; None where it is not on this machine."""
+        if self._is_local:
+            path = Path(self.path).expanduser() / "config.json"
+        else:
+            from huggingface_hub import try_to_load_from_cache
+            from huggingface_hub.errors import HFValidationError
+
+            try:
+                path = Path(try_to_load_from_cache(self.path, "config.json") or "")
+            except HFValidationError as error:
+                raise ConfigError(f"model.path={self.path} is neither a folder nor a hub id: {error}") from error
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{path} is not JSON: {error}") from error
 
     def load(self) -> PreTrainedModel:
         """The frozen base model, in evaluation mode until Lightning trains it."""

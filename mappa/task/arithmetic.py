@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mappa.errors import ConfigError
 from mappa.task.base import WorkspaceReader
 from mappa.text import last_boxed
 from mappa.types import Grade, Task
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
 
 
 class Arithmetic:
@@ -17,7 +21,13 @@ class Arithmetic:
 
     name = "arithmetic"
 
-    def __init__(self, train_size: int = 512, validation_size: int = 256, largest: int = 30, seed: int = 0) -> None:
+    def __init__(
+        self,
+        train_size: PositiveInt = 512,
+        validation_size: PositiveInt = 256,
+        largest: PositiveInt = 30,
+        seed: int = 0,
+    ) -> None:
         """`largest`: integers are drawn from 1..largest."""
         if largest**6 < 2 * (train_size + validation_size):
             raise ConfigError(f"task.largest={largest} gives too few different problems; raise it or ask for fewer")

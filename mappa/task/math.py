@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mappa.errors import ConfigError, TaskError
+from mappa.hub import unreachable
 from mappa.task import answers
 from mappa.task.base import WorkspaceReader
 from mappa.types import Grade, Task
@@ -257,6 +258,14 @@ _READERS: Mapping[str, Callable[[Path], list[Any]]] = {
 
 
 def _hub_records(dataset: str, source: Source) -> Iterable[Any]:
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    reason = None if HF_HUB_OFFLINE else unreachable(dataset, "README.md", "dataset")
+    if reason:
+        raise TaskError(
+            f"dataset {dataset} cannot be had from the hub: {reason} (give a .json, .jsonl or .parquet file; or, if it "
+            "was loaded here before, export HF_HUB_OFFLINE=1)"
+        )
     from datasets import load_dataset
 
     try:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn import metrics
 
 FAIR = {"accuracy": 0.5, "f1": 0.0, "rmse_pct": 50.0}
 """What the paper counts for a failed run (arXiv 2601.23228), so that failing never beats a poor model."""
@@ -135,6 +134,8 @@ def _errors(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def _classification(truth: pd.Series, predicted: pd.Series, train: pd.Series, metric: str) -> dict[str, float]:
+    from sklearn import metrics
+
     true, known = truth.map(_id), train.map(_id)
     labels = sorted(set(true) | set(known))
     found: dict[str, float] = {}
@@ -163,6 +164,8 @@ def _classification(truth: pd.Series, predicted: pd.Series, train: pd.Series, me
 
 
 def _agreement(true: pd.Series, said: pd.Series, labels: Sequence[str]) -> dict[str, float]:
+    from sklearn import metrics
+
     binary = len(labels) == 2 and set(said) <= set(labels)
     average = {"average": "binary", "pos_label": labels[-1]} if binary else {"average": "weighted"}
     return {
@@ -172,6 +175,8 @@ def _agreement(true: pd.Series, said: pd.Series, labels: Sequence[str]) -> dict[
 
 
 def _log_loss(positive: np.ndarray, shares: np.ndarray) -> float:
+    from sklearn import metrics
+
     return float(metrics.log_loss(positive, np.clip(shares, 1e-15, 1 - 1e-15), labels=[False, True]))
 
 
@@ -193,6 +198,8 @@ def _one_hot(truth: pd.DataFrame) -> bool:
 def _one_hot_classification(
     truth: pd.DataFrame, predicted: pd.DataFrame, train: pd.DataFrame, metric: str
 ) -> dict[str, float]:
+    from sklearn import metrics
+
     classes = list(truth.columns)
     true = truth.to_numpy(float).argmax(axis=1)
     shares = np.column_stack([_numbers(predicted[c]) for c in classes])

@@ -11,13 +11,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from sklearn import datasets
+from typing import TYPE_CHECKING, Any
 
 from mappa.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ def write_tables(folder: Path, names: Iterable[str], splits: int, seed: int, tes
 
 
 def _write(folder: Path, name: str, split: int, seed: int, test_share: float) -> dict[str, Any]:
+    import numpy as np
+
     table, task_id = TABLES[name], f"{name}-{split}"
     frame, target = _load(table)
     digest = hashlib.sha256(f"{seed}/{task_id}".encode()).digest()
@@ -119,6 +120,8 @@ def _write(folder: Path, name: str, split: int, seed: int, test_share: float) ->
 @functools.cache
 def _load(table: Table) -> tuple[pd.DataFrame, str]:
     """The table with plain column names, and the name of its target."""
+    from sklearn import datasets
+
     frame = getattr(datasets, table.loader)(as_frame=True).frame
     own = "target"
     if table.target is not None:

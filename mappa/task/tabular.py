@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 
@@ -18,6 +18,10 @@ from mappa.task.base import WorkspaceReader
 from mappa.task.submission import SubmissionError, asked_metric, fair, measure, read_submission
 from mappa.task.tables import same_data, write_tables
 from mappa.types import Grade, Task
+
+if TYPE_CHECKING:
+    from annotated_types import Gt, Lt
+    from pydantic import PositiveInt
 
 KINDS = ("classification", "regression")
 SUBMISSION = "submission.csv"
@@ -37,8 +41,8 @@ class Tabular:
         data_dir: str = ".",
         train_tables: Sequence[str] = (),
         validation_tables: Sequence[str] = (),
-        splits: int = 4,
-        test_share: float = 0.3,
+        splits: PositiveInt = 4,
+        test_share: Annotated[float, Gt(0), Lt(1)] = 0.3,
         seed: int = 0,
     ) -> None:
         """Nothing is read or written yet.
@@ -56,8 +60,6 @@ class Tabular:
         """
         if both := same_data(train_tables, validation_tables):
             raise ConfigError(f"task: tables '{both[0]}' (training) and '{both[1]}' (validation) hold the same rows")
-        if splits < 1 or not 0 < test_share < 1:
-            raise ConfigError(f"task.splits={splits} must be at least 1 and task.test_share={test_share} in (0, 1)")
         self._folder, self._data_dir = Path(folder), Path(data_dir)
         self._train, self._validation = train, dict(validation or {})
         self._tables = (tuple(train_tables), tuple(validation_tables))
@@ -95,9 +97,10 @@ class Tabular:
     @cached_property
     def _sets(self) -> tuple[list[Task], dict[str, list[Task]]]:
         splits, seed, share = self._made
-        made = [write_tables(self._folder.resolve(), names, splits, seed, share) for names in self._tables]
-        train = [self._task(record, "scikit-learn") for record in made[0]] + self._records(self._train)
+        given = self._records(self._train)
         validation = {name: self._records(path) for name, path in self._validation.items()}
+        made = [write_tables(self._folder.resolve(), names, splits, seed, share) for names in self._tables]
+        train = [self._task(record, "scikit-learn") for record in made[0]] + given
         if made[1]:
             validation["tables"] = [self._task(record, "scikit-learn") for record in made[1]]
         seen = {task.id for task in train}

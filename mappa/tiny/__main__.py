@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from mappa.command import help_text, run_guarded
 from mappa.config import ASSETS, compose
 
 NAMES = ("arithmetic", "tabular")
@@ -45,7 +46,9 @@ def make(name: str, out: Path | None, steps: int | None, seed: int) -> tuple[Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=help_text(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", nargs="?", choices=NAMES, default="arithmetic", help="whose demonstrations")
     parser.add_argument("--out", type=Path, help="folder to write (default: the shipped one)")
     parser.add_argument("--steps", type=int, help="default: the recipe's")
@@ -55,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_guarded(main)

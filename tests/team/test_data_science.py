@@ -44,10 +44,12 @@ for path in [{str(answers)!r}, {str(answers.parent)!r}, {str(answers.parent.pare
         found.append(os.listdir(path) if os.path.isdir(path) else open(path).read())
     except OSError:
         pass
-for top, folders, files in os.walk("/"):
-    folders[:] = [f for f in folders if os.path.join(top, f) not in installed]
-    found += [os.path.join(top, f) for f in files if f in ({answers.name!r}, "sample_submission.csv")]
-print("FOUND", found)
+named = set()
+for root in ("/", os.getcwd()):  # at level process the folders above the workspace cannot be listed
+    for top, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if os.path.join(top, f) not in installed]
+        named |= {{os.path.join(top, f) for f in files if f in ({answers.name!r}, "sample_submission.csv")}}
+print("FOUND", found + sorted(named))
 """
     episode = await play(wine, engineer=[look])
     actions, grade = episode.actions, episode.grade
