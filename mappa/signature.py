@@ -214,7 +214,7 @@ def _of_function(node: ast.FunctionDef | ast.AsyncFunctionDef, skip: int = 0) ->
     return Signature(
         {
             argument.arg: Parameter(_annotation(argument.annotation), argument.arg not in optional)
-            for argument in [*named[skip:], *arguments.kwonlyargs]
+            for argument in [*named[max(skip, len(arguments.posonlyargs)) :], *arguments.kwonlyargs]
         },
         open=arguments.kwarg is not None,
     )

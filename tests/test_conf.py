@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from mappa.command import resume_arguments
 from mappa.config import CONF, check, make
 from mappa.errors import CheckpointError, ConfigError
 from mappa.train import train
-from tests.conftest import REPO, compose_config
+from tests.conftest import compose_config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 GROUPS = ("team", "task", "engine", "judge", "credit", "sandbox", "model", "trainer", "callbacks", "logger", "paths")
@@ -130,23 +128,6 @@ def _leaves(node, name=""):
             yield from _leaves(value, str(key))
     else:
         yield name, node
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["+experiment=quickstart", "model.path=/no/such/model"], "model.path=/no/such/model is not a model folder"),
-        (["+experiment=quickstartt"], "Could not find 'experiment/quickstartt' Available options in 'experiment':"),
-        (["+experiment=quickstart", "teem=solo"], "Could not override 'teem'."),
-    ],
-)
-def test_the_command_prints_one_line_for_a_user_error(words: list[str], message: str, tmp_path: Path):
-    command = [sys.executable, "-m", "mappa.train", *words, f"paths.outputs={tmp_path}"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert message in lines[0]
 
 
 def test_a_value_that_a_part_refuses_is_one_line(tmp_path: Path):

@@ -79,7 +79,8 @@ def predicted_and_real(path: str, checkpointing: bool, rows: int, length: int) -
     return sizes.update, float(ran.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_memory_of_the_tiny_models_update(checkpointing: bool):
     predicted, real = predicted_and_real(str(ASSETS / "tiny"), checkpointing, rows=64, length=200)
     print(f"tiny, checkpointing {checkpointing}: predicted {predicted / 2**20:.0f}, real {real / 2**20:.0f} MiB")
@@ -95,9 +96,13 @@ def test_memory_of_the_update_at_the_shape_of_qwen3_0_6b(checkpointing: bool, tm
     assert predicted == pytest.approx(real, rel=0.15)
 
 
-def test_the_papers_run_fits_on_80_gb_and_not_on_24(tmp_path: Path):
-    words = ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3(tmp_path / 'model', **QWEN3_4B)}"]
-    numbers, fits = plan(words)
+@pytest.fixture
+def papers_run(tmp_path: Path) -> list[str]:
+    return ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3(tmp_path / 'model', **QWEN3_4B)}"]
+
+
+def test_the_papers_run_fits_on_80_gb(papers_run: list[str]):
+    numbers, fits = plan(papers_run)
     assert fits
     assert numbers["model"]["parameters"] == 4_022_468_096  # Qwen3-4B's own
     assert numbers["an epoch, at most"] == {
@@ -107,7 +112,11 @@ def test_the_papers_run_fits_on_80_gb_and_not_on_24(tmp_path: Path):
         "trained_tokens": 64 * (4 * (512 + 2048) + (1 + 2 + 3) * 2048),
     }
     assert numbers["the run"]["judge calls, at most"] == 256 * 128
-    _, fits = plan([*words, "gpu=rtx_4090", "module.micro_batch_tokens=65536"])
+
+
+@pytest.mark.slow
+def test_the_papers_run_does_not_fit_on_24_gb(papers_run: list[str]):
+    _, fits = plan([*papers_run, "gpu=rtx_4090", "module.micro_batch_tokens=65536"])
     assert not fits
 
 

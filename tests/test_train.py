@@ -16,7 +16,7 @@ from callbacks.judge import JudgeCallback
 from mappa.config import ASSETS
 from mappa.errors import ConfigError, EngineError
 from mappa.judge.base import BaseJudge
-from mappa.train import build, train
+from mappa.train import build, cheap_parts, train
 from mappa.types import Verdict
 from tests.conftest import REPO, write_hydra_folder
 from tests.runs import Spread
@@ -115,7 +115,7 @@ def fitted(mini: Callable[..., DictConfig]):
 
         cfg = mini("callbacks.validation.before=false", "data.updates_per_epoch=1", *overrides)
         torch.set_num_threads(1)
-        data, module = build(cfg)
+        data, module = build(cfg, cheap_parts(cfg))
         made.append(data)
         judge = JudgeCallback(judge or instantiate(cfg.judge), max_unjudged=1.0)
         settings = OmegaConf.merge(cfg.trainer, {"max_epochs": 1, "enable_checkpointing": False})

@@ -260,7 +260,8 @@ _READERS: Mapping[str, Callable[[Path], list[Any]]] = {
 def _hub_records(dataset: str, source: Source) -> Iterable[Any]:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    reason = None if HF_HUB_OFFLINE else unreachable(dataset, "README.md", "dataset")
+    known = HF_HUB_OFFLINE or Path(dataset).exists()
+    reason = None if known else unreachable(dataset, "README.md", "dataset")
     if reason:
         raise TaskError(
             f"dataset {dataset} cannot be had from the hub: {reason} (give a .json, .jsonl or .parquet file; or, if it "

@@ -245,6 +245,7 @@ def test_a_warning_is_given_when_it_begins(data, caplog):
     assert callback.histogram["solver"] == [0] * 10 + [20]
 
 
+@pytest.mark.slow
 def test_scoring_runs_while_others_still_generate(data, tmp_path):
     """64 episodes x 4 actions, 1 s an action and 1 s a judge call, 64 calls at once: one call longer, not 256."""
     agents = ("solver", "executor", "executor", "verifier")

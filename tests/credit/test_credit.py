@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from mappa.config import check
 from mappa.credit.base import EPS, moments
 from mappa.credit.grpo import GRPO
 from mappa.credit.reinforce_pp import ReinforcePP, returns
 from mappa.credit.reinforce_pp_baseline import ReinforcePPBaseline
 from mappa.errors import ConfigError
 from mappa.types import StopReason
-from tests.conftest import make_sample
+from tests.conftest import compose_config, make_sample
 
 
 def alone(value):
@@ -131,6 +134,7 @@ def test_a_constant_reward_gives_no_advantage():
     assert values.abs().max() < 1e-3
 
 
-def test_bad_scope_is_a_config_error():
-    with pytest.raises(ConfigError, match=r"agent\|team"):
-        ReinforcePP(scope="galaxy")
+@pytest.mark.parametrize("override", ["credit.scope=galaxy", "credit.normalize_by=moon", "credit.beta=-1"])
+def test_a_bad_value_is_a_config_error(override: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"^{override} must be "):
+        check(compose_config(["+experiment=quickstart", override], tmp_path))

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mappa.config import check, compose
 from mappa.engine.base import Completion, Sampling
 from mappa.engine.vllm import VLLMEngine
 from mappa.errors import ConfigError, EngineError
@@ -384,8 +385,8 @@ def alive(pid: int) -> bool:
 def test_a_missing_vllm_and_bad_settings_are_one_clear_line(
     path: str, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"engine\.sleep_level=2"):
-        VLLMEngine(sleep_level=2)
+    with pytest.raises(ConfigError, match=r"engine\.sleep_level=2 must be 0 or 1"):
+        check(compose(["+experiment=quickstart", "engine=vllm", "engine.sleep_level=2", "paths.run=."]))
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", None)
     engine = VLLMEngine()
     engine.attach(make_adapters(path, torch.float32), CHAT, path)

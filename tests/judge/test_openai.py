@@ -435,6 +435,7 @@ def test_nothing_is_opened_before_it_is_needed(make, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_a_thousand_requests_with_a_fifth_of_them_faulty(serve, make, tmp_path):
     faults = ["slow", "rate_limited", "broken", "cut", "nonsense", "wrong_schema", "refusal", "empty", "drivel"]
     counter = iter(range(10**9))
