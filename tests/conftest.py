@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from mappa.config import compose
 from mappa.types import Action, Sample, StopReason
 
+IN_PROCESSES = ("tests/test_distributed.py", "tests/test_resume.py")
+"""Tests that run in forks of a server which imports everything once."""
 REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """That server imports while earlier tests run."""
+    if any(item.nodeid.startswith(IN_PROCESSES) for item in session.items):
+        importlib.import_module("tests.runs")
+        forkserver.ensure_running()
 
 
 def compose_config(overrides: list[str], folder: Path) -> DictConfig:

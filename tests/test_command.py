@@ -131,10 +131,9 @@ def test_a_hub_id_without_network_is_one_line_after_one_attempt(monkeypatch: pyt
     """No name can be resolved: the hub's client would say so six times, in half a minute."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    for model in ("Qwen/Qwen3-0.6B", "gpt2"):
-        status, _, said, heavy = command("train", "+experiment=quickstart", f"model.path={model}")
-        assert (status, len(said), heavy) == (1, 1, set()), said
-        assert f"model.path={model} cannot be had from the hub" in said[0]
+    status, _, said, heavy = command("train", "+experiment=quickstart", "model.path=Qwen/Qwen3-0.6B")
+    assert (status, len(said), heavy) == (1, 1, set()), said
+    assert "model.path=Qwen/Qwen3-0.6B cannot be had from the hub" in said[0]
     words = ("+experiment=quickstart", "task=math", "task.train.path=some/problems")
     status, _, said, heavy = command("train", *words)
     assert (status, len(said), heavy) == (1, 1, set()), said

@@ -71,7 +71,7 @@ def assert_same_gradients(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("trainer", "micro_batches"),
-    [(DDP, 3), pytest.param(DDP, 1, marks=pytest.mark.slow), (FSDP, 3), pytest.param(FSDP, 1, marks=pytest.mark.slow)],
+    [(DDP, 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((DDP, 1), (FSDP, 3), (FSDP, 1)))],
     ids=["ddp-3", "ddp-1", "fsdp-3", "fsdp-1"],
 )
 def test_two_ranks_are_one_process_on_the_union(trainer: list[str], micro_batches: int, single: Path, tmp_path: Path):
