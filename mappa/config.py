@@ -8,12 +8,13 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Gt
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from mappa.errors import ConfigError, MappaError
 from mappa.signature import Parameter, Signature, signature
@@ -88,36 +89,81 @@ def compose(
     Args:
         folders: where else configuration files lie, as `--config-dir` names them.
     """
+    return compose_with_origin(overrides, name, folders, root)[0]
+
+
+def compose_with_origin(
+    overrides: Sequence[str], name: str = "train", folders: Sequence[Path] = (), root: Path = CONF
+) -> tuple[DictConfig, Origin]:
+    """As `compose`; also which files it was made of."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
 
     register_resolvers()
     places = [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders)}]"] if folders else []
     with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
         cfg = hydra.compose(name, [*places, *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Origin.of(cfg.hydra)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which files of the user's own a composition was made of, to say where a mistake stands."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Config group -> file."""
+    words: tuple[str, ...] = ()
+    """Of the command line."""
+
+    @classmethod
+    def of(cls, hydra: DictConfig) -> Origin:
+        """From Hydra's own node."""
+        sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
+        files = {
+            group: path
+            for folder in reversed([folder for folder in sources if folder != CONF])
+            for group, option in hydra.runtime.choices.items()
+            if (path := folder / group / f"{option}.yaml").is_file()
+        }
+        return cls(files, tuple(OmegaConf.to_container(hydra.overrides.task, resolve=False)))
+
+    @classmethod
+    def of_command(cls) -> Origin:
+        """Of the command that Hydra runs; empty outside of one."""
+        from hydra.core.hydra_config import HydraConfig
+
+        return cls.of(HydraConfig.get()) if HydraConfig.initialized() else cls()
+
+    def where(self, key: str) -> str:
+        """` (in FILE)` where a file of the user's own sets `key`; empty for shipped files and the command line."""
+        if any(word.lstrip("+").startswith(f"{key}=") for word in self.words):
+            return ""
+        return next((f" (in {path})" for group, path in self.files.items() if _sets(path, group, key)), "")
+
+
+def _sets(path: Path, group: str, key: str) -> bool:
+    """Whether the file of a config group sets `key`."""
+    package = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
+    return key.startswith(package) and OmegaConf.select(OmegaConf.load(path), key.removeprefix(package)) is not None
 
 
 # ---------------------------------------------------------------------- checks
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, origin: Origin | None = None) -> None:
     """Find mistakes that Hydra merges silently: unknown keys, and values of a wrong type or out of range.
 
     Nothing is imported: signatures are read from source. What source does not tell is left to `check_imported`.
 
+    Args:
+        origin: of the configuration; None = of the running command.
+
     Raises:
         ConfigError: names the key, what is available, and the user's own file that holds it.
     """
-    for key in cfg:
-        if key in SETTINGS:
-            _check_value(cfg, key, SETTINGS[key])
-        elif key not in PARTS:
-            available = ", ".join(sorted({*SETTINGS, *PARTS}))
-            raise ConfigError(f"unknown configuration key '{key}'{_where(key)}; available: {available}")
+    checks = _Checks(cfg, origin or Origin.of_command())
+    checks.top_level()
     for where, node in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
-        found = _read(where, str(node["_target_"]))
+        found = checks.read(where, str(node["_target_"]))
         if found is not None:
-            _bind(cfg, where, node, found)
+            checks.bind(where, node, found)
 
 
 def check_imported(cfg: DictConfig) -> None:
@@ -126,10 +172,11 @@ def check_imported(cfg: DictConfig) -> None:
     Raises:
         ConfigError: as `check`.
     """
+    checks = _Checks(cfg, Origin.of_command())
     for where, node in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
         target = str(node["_target_"])
-        if _read(where, target) is None:
-            _bind(cfg, where, node, _inspect(where, target))
+        if checks.read(where, target) is None:
+            checks.bind(where, node, checks.inspect(where, target))
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -144,92 +191,76 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _targets(value, f"{where}[{index}]")
 
 
-def _read(where: str, target: str) -> Signature | None:
-    try:
-        return signature(target)
-    except ConfigError as error:
-        place = _where(f"{where}._target_")
-        raise ConfigError(f"{where}._target_={target} cannot be imported{place}: {error}") from error
+@dataclass(frozen=True)
+class _Checks:
+    """Each raises `ConfigError`."""
 
+    cfg: DictConfig
+    origin: Origin
 
-def _inspect(where: str, target: str) -> Signature:
-    module, _, name = target.rpartition(".")
-    try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        place = _where(f"{where}._target_")
-        raise ConfigError(f"{where}._target_={target} cannot be imported{place}: {error}") from error
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return Signature(
-        {p.name: Parameter(required=p.default is p.empty) for p in named},
-        open=any(p.kind is p.VAR_KEYWORD for p in parameters),
-    )
+    def top_level(self) -> None:
+        for key in self.cfg:
+            if key in SETTINGS:
+                self.value(key, SETTINGS[key])
+            elif key not in PARTS:
+                available = ", ".join(sorted({*SETTINGS, *PARTS}))
+                raise ConfigError(f"unknown configuration key '{key}'{self.origin.where(key)}; available: {available}")
 
+    def read(self, where: str, target: str) -> Signature | None:
+        try:
+            return signature(target)
+        except ConfigError as error:
+            raise self._unusable(where, target, error) from error
 
-def _bind(cfg: DictConfig, where: str, node: Mapping[str, Any], found: Signature) -> None:
-    target, keys = node["_target_"], set(node) - _OF_HYDRA
-    for key in sorted(keys - set(found.parameters)):
-        if not found.open:
-            takes = ", ".join(sorted(found.parameters))
-            raise ConfigError(f"unknown key '{where}.{key}'{_where(f'{where}.{key}')}; {target} takes: {takes}")
-    required = {name for name, parameter in found.parameters.items() if parameter.required}
-    for key in sorted(required - keys - _PASSED_BY_CODE.get(target, set())):
-        raise ConfigError(f"'{where}.{key}' is missing{_where(where)}; {target} needs it")
-    for key in keys & set(found.parameters):
-        _check_value(cfg, f"{where}.{key}", found.parameters[key])
+    def inspect(self, where: str, target: str) -> Signature:
+        module, _, name = target.rpartition(".")
+        try:
+            parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise self._unusable(where, target, error) from error
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        return Signature(
+            {p.name: Parameter(required=p.default is p.empty) for p in named},
+            open=any(p.kind is p.VAR_KEYWORD for p in parameters),
+        )
 
+    def _unusable(self, where: str, target: str, error: Exception) -> ConfigError:
+        key = f"{where}._target_"
+        return ConfigError(f"{key}={target} cannot be imported{self.origin.where(key)}: {error}")
 
-def _check_value(cfg: DictConfig, key: str, parameter: Parameter) -> None:
-    """One value against its annotation; what depends on other parts or on the environment is left to its part."""
-    try:
-        value = OmegaConf.select(cfg, key)
-        if OmegaConf.is_missing(*_parent(cfg, key)):
-            raise ConfigError(f"{key} is not set{_where(key)}; give {key}=VALUE")
-        if OmegaConf.is_config(value):
-            value = OmegaConf.to_container(value, resolve=True)
-    except InterpolationKeyError as error:
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}{_where(key)}") from error
-    except OmegaConfBaseException:
-        return
-    if parameter.annotation is Any or (isinstance(value, Mapping) and "_target_" in value):
-        return
-    from pydantic import TypeAdapter, ValidationError
+    def bind(self, where: str, node: Mapping[str, Any], found: Signature) -> None:
+        target, keys = node["_target_"], set(node) - _OF_HYDRA
+        for key in sorted(keys - set(found.parameters)):
+            if not found.open:
+                takes, place = ", ".join(sorted(found.parameters)), self.origin.where(f"{where}.{key}")
+                raise ConfigError(f"unknown key '{where}.{key}'{place}; {target} takes: {takes}")
+        required = {name for name, parameter in found.parameters.items() if parameter.required}
+        for key in sorted(required - keys - _PASSED_BY_CODE.get(target, set())):
+            raise ConfigError(f"'{where}.{key}' is missing{self.origin.where(where)}; {target} needs it")
+        for key in sorted(keys & set(found.parameters)):
+            self.value(f"{where}.{key}", found.parameters[key])
 
-    try:
-        TypeAdapter(parameter.annotation).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        wanted = dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in error.errors())
-        raise ConfigError(f"{key}={value} must be {' or '.join(wanted)}{_where(key)}") from None
+    def value(self, key: str, parameter: Parameter) -> None:
+        """One value against its annotation; what the environment decides is left to its part."""
+        try:
+            value = OmegaConf.select(self.cfg, key, throw_on_missing=True)
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+        except MissingMandatoryValue:
+            raise ConfigError(f"{key} is not set{self.origin.where(key)}; give {key}=VALUE") from None
+        except InterpolationKeyError as error:
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}{self.origin.where(key)}") from error
+        except OmegaConfBaseException:
+            return
+        if parameter.annotation is Any or (isinstance(value, Mapping) and "_target_" in value):
+            return
+        from pydantic import TypeAdapter, ValidationError
 
-
-def _parent(cfg: DictConfig, key: str) -> tuple[Any, str]:
-    above, _, name = key.rpartition(".")
-    return (OmegaConf.select(cfg, above) if above else cfg), name
-
-
-def _where(key: str) -> str:
-    """` (in FILE)` where a file of the user's own sets `key`; empty for shipped files and the command line."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():
-        return ""
-    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    if any(word.lstrip("+").startswith(f"{key}=") for word in words):
-        return ""
-    runtime = HydraConfig.get().runtime
-    folders = [Path(s.path) for s in runtime.config_sources if s.schema == "file" and Path(s.path) != CONF]
-    for folder in folders:
-        for group, option in runtime.choices.items():
-            path = folder / group / f"{option}.yaml"
-            if path.is_file() and _holds(path, group, key):
-                return f" (in {path})"
-    return ""
-
-
-def _holds(path: Path, group: str, key: str) -> bool:
-    """Whether the file of a config group sets `key`."""
-    package = "" if "@package _global_" in path.read_text() else group.replace("/", ".") + "."
-    return key.startswith(package) and OmegaConf.select(OmegaConf.load(path), key.removeprefix(package)) is not None
+        try:
+            TypeAdapter(parameter.annotation).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            wanted = dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in error.errors())
+            raise ConfigError(f"{key}={value} must be {' or '.join(wanted)}{self.origin.where(key)}") from None
 
 
 # ---------------------------------------------------------------------- parts

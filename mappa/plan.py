@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mappa.command import check_choice, help_text, quiet, run_guarded, split, wants_help
-from mappa.config import check, compose, make
+from mappa.config import check, compose_with_origin, make
 from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
     words, overrides, folders = split(argv, {"gpu": "h100", "fill": "0.5", "mfu": "0.2"})
     _check_words(words)
     check_choice(overrides)
-    cfg = compose([*overrides, "paths.run=."], folders=folders)
-    check(cfg)
+    cfg, origin = compose_with_origin([*overrides, "paths.run=."], folders=folders)
+    check(cfg, origin)
     model, team = make(cfg.model), make(cfg.team, _convert_="all")
-    model.check()
+    model.check(weights=False)
     quiet()
     from mappa.policy.footprint import footprint
 

@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from sandbox import KernelPool
 
 
+_OWN_CONFIGURATION = {"--config-path", "-cp", "--config-name", "-cn", "--info", "-i", "--hydra-help", "--version"}
+"""Flags of Hydra with which a run is chosen otherwise, or none is."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The parts that say no to bad input without anything heavy being imported."""
@@ -185,7 +189,7 @@ def main(argv: list[str] | None = None) -> Any:
     argv = resume_arguments(argv)
     words = overrides(argv, HYDRA_FLAGS)
     check_words(words)
-    if not {"--config-path", "--info", "--hydra-help", "--version"} & set(argv):
+    if not _OWN_CONFIGURATION & {word.partition("=")[0] for word in argv}:
         check_choice(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them on several lines
     register_resolvers()

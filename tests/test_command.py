@@ -101,6 +101,7 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("train +experiment=quickstartt", "Could not find 'experiment/quickstartt' Available options in 'experiment':"),
         ("train +experiment=quickstart teem=solo", "Could not override 'teem'."),
         ("train +experiment=quickstart model.path=/no/such/model", "is not a model folder (no config.json in it)"),
+        ("train +experiment=quickstart model.path=tests", "is not a model folder (no config.json in it)"),
         ("train +experiment=quickstart model.path=a/b/c", "model.path=a/b/c is neither a folder nor a hub id"),
         ("train +experiment=quickstart +module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.learn.loss."),
         ("train +experiment=quickstart +trainer.max_epoch=1", "unknown key 'trainer.max_epoch'; lightning.pytorch."),

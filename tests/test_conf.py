@@ -130,6 +130,22 @@ def _leaves(node, name=""):
         yield name, node
 
 
+def test_a_model_folder_is_looked_into_before_anything_is_loaded(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    words = ["+experiment=quickstart", f"model.path={tmp_path}"]
+    for config, message in (
+        ("{}", "names no model_type"),
+        ("not json", "config.json is not JSON"),
+        ('{"model_type": "qwen3", "max_position_embeddings": 99}', r"holds no weights \(model\*\.safetensors\)"),
+    ):
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(ConfigError, match=message):
+            train(compose_config(words, tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="no room for the prompt in the model's context of 99 tokens"):
+        train(compose_config([*words, "team.agents.solver.max_tokens=99"], tmp_path))
+
+
 def test_a_value_that_a_part_refuses_is_one_line(tmp_path: Path):
     cfg = compose_config(["+experiment=quickstart", "sandbox.require=container"], tmp_path)
     with pytest.raises(ConfigError, match=r"^sandbox\.KernelPool: 'container' is not a valid IsolationLevel$"):

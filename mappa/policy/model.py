@@ -30,8 +30,11 @@ class Model:
     template: Mapping[str, Any] = field(default_factory=dict)
     """Extra keyword arguments of the chat template, e.g. `enable_thinking: false`."""
 
-    def check(self) -> None:
+    def check(self, weights: bool = True) -> None:
         """Look at the model's folder, or ask the hub once; nothing slow, nothing is loaded.
+
+        Args:
+            weights: they must be there, too.
 
         Raises:
             ConfigError: neither a model folder nor a hub id that can be had.
@@ -41,6 +44,8 @@ class Model:
                 raise ConfigError(f"model.path={self.path} is not a model folder (no config.json in it)")
             if "model_type" not in self._config():
                 raise ConfigError(f"model.path={self.path}: its config.json names no model_type")
+            if weights and not self._weights():
+                raise ConfigError(f"model.path={self.path} holds no weights (model*.safetensors)")
         elif self._config() is None and (reason := unreachable(self.path, "config.json")):
             raise ConfigError(
                 f"model.path={self.path} cannot be had from the hub: {reason} (give a local folder, or a hub id while "
@@ -52,6 +57,10 @@ class Model:
         config = self._config() or {}
         config = config.get("text_config", config)
         return config.get("max_position_embeddings", config.get("n_positions"))
+
+    def _weights(self) -> list[Path]:
+        folder = Path(self.path).expanduser()
+        return [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
 
     @property
     def _is_local(self) -> bool:
