@@ -25,10 +25,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("judging", "checkpoint")]
+SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("rollout", "judging", "checkpoint")]
 
 
-@pytest.mark.parametrize("moment", ["rollout", "update", *SLOW])
+@pytest.mark.parametrize("moment", ["update", *SLOW])
 def test_kill_and_resume_is_bit_identical(moment: str, unbroken: Path, tmp_path: Path):
     assert run(MINI, tmp_path, kill=moment) == -9
     assert not (tmp_path / "checkpoints" / "epoch=2").exists()

@@ -187,7 +187,7 @@ def test_the_base_never_changes_and_every_agent_does(fitted):
         assert any(not torch.equal(old, new) for old, new in pairs)
 
 
-@pytest.mark.parametrize("credit", ["reinforce_pp_baseline", "grpo"])
+@pytest.mark.parametrize("credit", ["reinforce_pp_baseline", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_other_credit_schemes_train(credit: str, fitted):
     module, data, trainer = fitted(f"credit={credit}", "data.updates_per_epoch=2")
     trainer.fit(module, data)

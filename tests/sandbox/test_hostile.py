@@ -197,8 +197,18 @@ FILES = (
     Attack("own-folder-locked", "import os; os.chmod('.', 0); os._exit(0)", {"died"}),
     Attack("deep-folders", "import os\nfor i in range(2000): os.mkdir('d'); os.chdir('d')", {"ok", "error"}),
 )
+REPEATED = {
+    *("swallowing-interrupts", "ignoring-sigint", "stopping-itself", "endless-async"),
+    *("recursion", "recursion-in-c", "shared-mappings", "shared-memory-files", "deleted-but-open"),
+    *("many-displays", "many-small-ones", "foreign-key", "closed-sockets", "no-modules"),
+}
+"""Slow: a quicker attack of their family shows the same property in a plain run."""
 ALL = [
-    pytest.param(attack, id=f"{family}-{attack.name}", marks=[pytest.mark.slow] if attack.seconds > 60 else [])
+    pytest.param(
+        attack,
+        id=f"{family}-{attack.name}",
+        marks=[pytest.mark.slow] if attack.seconds > 60 or attack.name in REPEATED else [],
+    )
     for family, attacks in {
         "loop": LOOPS, "bomb": BOMBS, "disk": DISK, "output": OUTPUT, "flood": FLOODS, "death": DEATHS, "files": FILES,
     }.items()

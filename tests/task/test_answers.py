@@ -145,7 +145,10 @@ def test_canonical_groups_votes() -> None:
     assert [answers.canonical(vote) for vote in votes] == ["42"] * 4 + [r"\sqrt3", r"\sqrt{3}", r"\sqrt3"]
 
 
-@pytest.mark.parametrize("text", [TOWER, r"\boxed{1000000000!}", r"\boxed{\int_0^\infty e^{-x^{x^x}} dx}"])
+REPEATED = [r"\boxed{1000000000!}", r"\boxed{\int_0^\infty e^{-x^{x^x}} dx}"]
+
+
+@pytest.mark.parametrize("text", [TOWER, *(pytest.param(text, marks=pytest.mark.slow) for text in REPEATED)])
 def test_a_pathological_answer_costs_the_limit_and_is_wrong(text: str) -> None:
     with Verifier() as verifier:
         assert verifier.check("2^2", "4", 30.0) is True

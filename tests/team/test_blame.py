@@ -62,7 +62,13 @@ async def scores(episode: Episode) -> list[tuple[str, float, str]]:
     return found
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+REPEATED = ("timeout", "target leakage without names", "silent row drop", "wrong ids", "unfitted model")
+"""Slow: another fault is found by the same rule in a plain run."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(f, marks=[pytest.mark.slow] if f in REPEATED else []) for f in sorted(FAULTS)]
+)
 async def test_the_guilty_action_scores_lowest(fault: str, play, tasks):
     guilty, code = FAULTS[fault]
     scripts = {"engineer": [ENGINEER], "modeler": [MODELER], "analyst": [ANALYST]} | {guilty: [code] if code else []}
