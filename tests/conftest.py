@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
@@ -13,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from mappa.config import compose
 from mappa.types import Action, Sample, StopReason
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Torch's models here are so small that a second thread only waits; also for the processes that tests start."""
 IN_PROCESSES = ("tests/test_distributed.py", "tests/test_resume.py")
 """Tests that run in forks of a server which imports everything once."""
 REPO = Path(__file__).resolve().parent.parent
