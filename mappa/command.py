@@ -12,11 +12,14 @@ from mappa.checkpoint import last_checkpoint
 from mappa.config import CONF
 from mappa.errors import ConfigError, MappaError
 
-HYDRA_FLAGS = frozenset(
-    {*("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")}
-    | {*("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")}
-)
+FOLDER_FLAGS = frozenset({"--config-dir", "-cd"})
+HYDRA_FLAGS = FOLDER_FLAGS | {
+    *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
+    *("--config-path", "-cp", "--config-name", "-cn"),
+}
 """Of Hydra's flags those that take a value."""
+HYDRA_SWITCHES = frozenset({"--multirun", "-m", "--run", "-r", "--resolve", "--hydra-help", "--version"})
+"""Those that take none."""
 _ADDED = ("experiment", "debug")
 """Groups that a composition has only where a word adds them, with a plus."""
 
@@ -32,7 +35,7 @@ def split(argv: Sequence[str], words: Mapping[str, str | None]) -> tuple[dict[st
         ConfigError: a word that is no assignment, or a folder that is none.
     """
     found, others = dict(words), []
-    for word in overrides(argv, {"--config-dir", "-cd"}):
+    for word in overrides(argv, FOLDER_FLAGS):
         key, equals, value = word.partition("=")
         if key in words and equals:
             found[key] = value
@@ -42,10 +45,18 @@ def split(argv: Sequence[str], words: Mapping[str, str | None]) -> tuple[dict[st
     return found, others, config_folders(argv)
 
 
-def overrides(argv: Sequence[str], flags: Collection[str]) -> list[str]:
-    """The words of `argv` that are neither flags nor the value of one of `flags`."""
+def overrides(argv: Sequence[str], flags: Collection[str], switches: Collection[str] = ()) -> list[str]:
+    """The words of `argv` that are neither flags, nor the value of one, nor switches.
+
+    Raises:
+        ConfigError: a flag that is none of these.
+    """
     values = {index + 1 for index, word in enumerate(argv) if word in flags}
-    return [word for index, word in enumerate(argv) if index not in values and not word.startswith("-")]
+    words = [word for index, word in enumerate(argv) if index not in values]
+    for word in words:
+        if word.startswith("-") and word.partition("=")[0] not in {*flags, *switches}:
+            raise ConfigError(f"unknown flag '{word}'; a value is set by key=value, and --help lists what there is")
+    return [word for word in words if not word.startswith("-")]
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -82,7 +93,7 @@ def config_folders(argv: Sequence[str]) -> list[Path]:
     Raises:
         ConfigError: there is no such folder.
     """
-    folders = [Path(argv[i + 1]) for i, word in enumerate(argv[:-1]) if word in ("--config-dir", "-cd")]
+    folders = [Path(argv[i + 1]) for i, word in enumerate(argv[:-1]) if word in FOLDER_FLAGS]
     folders += [Path(word.partition("=")[2]) for word in argv if word.startswith("--config-dir=")]
     for folder in folders:
         if not folder.is_dir():

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from mappa.checkpoint import check_adapters, last_checkpoint
 from mappa.command import (
     HYDRA_FLAGS,
+    HYDRA_SWITCHES,
     check_choice,
     check_words,
     config_folders,
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> Any:
         return None
     config_folders(argv)
     argv = resume_arguments(argv)
-    words = overrides(argv, HYDRA_FLAGS)
+    words = overrides(argv, HYDRA_FLAGS, HYDRA_SWITCHES)
     check_words(words)
     if not _OWN_CONFIGURATION & {word.partition("=")[0] for word in argv}:
         check_choice(words)

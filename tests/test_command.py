@@ -114,6 +114,8 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("train +experiment=quickstart --config-dir /no/folder", "--config-dir /no/folder: there is no such folder"),
         ("train resume=/no/run", "/no/run is not a run folder"),
         ("plan +experiment=quickstart data.top_p=2", "data.top_p=2 must be less than or equal to 1"),
+        ("train +experiment=quickstart --sede=1", "unknown flag '--sede=1'; a value is set by key=value"),
+        ("plan +experiment=quickstart --gpu=h200", "unknown flag '--gpu=h200'; a value is set by key=value"),
         ("plan +experiment=quickstart gpu=abacus", "gpu=abacus is unknown; available: a100"),
         ("evaluate", "say which run: python -m mappa.evaluate run=outputs/NAME/TIME"),
         ("evaluate run=/no/run", "/no/run is not a run folder"),
@@ -145,7 +147,7 @@ def test_a_commands_own_words_are_split_from_overrides(tmp_path: Path):
     words, rest, folders = split(["gpu=h200", "--config-dir", str(tmp_path), "seed=1", "~logger"], {"gpu": "h100"})
     assert (words, rest, folders) == ({"gpu": "h200"}, ["seed=1", "~logger"], [tmp_path])
     assert split([f"--config-dir={tmp_path}"], {"gpu": "h100"}) == ({"gpu": "h100"}, [], [tmp_path])
-    assert overrides(["-m", "--cfg", "job", "seed=1,2"], {"--cfg"}) == ["seed=1,2"]
+    assert overrides(["-m", "--cfg", "job", "seed=1,2"], {"--cfg"}, {"-m"}) == ["seed=1,2"]
     check_words(["+experiment=a,b", "++seed=1", "~callbacks.curve"])
     with pytest.raises(ConfigError, match="there is no such folder"):
         config_folders(["--config-dir", str(tmp_path / "no")])
