@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import REPO
 
 pytestmark = pytest.mark.slow
+ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel in it; of this one it sees the installed packages, but not the checkout."""
+    """A fresh environment with the wheel and its dependencies in it, as a user has it; nothing of this one."""
     folder = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
     python = folder / "bin" / "python"
-    packages = next((folder / "lib").glob("python*/site-packages"))
-    (packages / "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)]
-    subprocess.run(install, check=True, timeout=300)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(wheel)], check=True, timeout=1800, env=ENV)
     return python
 
 
@@ -55,10 +53,10 @@ def test_conf_and_assets_are_in_the_wheel(wheel: Path):
 
 def test_the_installed_wheel_trains_from_an_empty_folder(python: Path, tmp_path: Path):
     where = [str(python), "-c", "import mappa.config; print(mappa.config.CONF)"]
-    conf = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+    conf = subprocess.run(where, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True).stdout.strip()
     assert Path(conf).is_relative_to(python.parent.parent), "the checkout must not be what is tried"
     command = [str(python), "-m", "mappa.train", "+experiment=quickstart", "+debug=fast"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / done.stdout.splitlines()[-1]
     assert folder.is_relative_to(tmp_path / "outputs")
@@ -69,6 +67,6 @@ def test_the_installed_wheel_trains_from_an_empty_folder(python: Path, tmp_path:
 def test_the_installed_wheel_takes_parts_from_outside(python: Path, tmp_path: Path):
     shutil.copytree(REPO / "tests" / "outside", tmp_path, dirs_exist_ok=True)
     command = [str(python), "-m", "mappa.train", "--config-dir", "my/conf", "+experiment=copying", "+debug=fast"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / done.stdout.splitlines()[-1] / "summary.json").is_file()
