@@ -7,12 +7,11 @@ containers of `collections.abc` and the bounds of pydantic and annotated_types; 
 from __future__ import annotations
 
 import ast
-import collections.abc
 import functools
 import importlib.util
 import operator
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ class _Module:
         self.tree = _parse(path)
 
     @functools.cached_property
-    def names(self) -> dict[str, ast.stmt | ast.alias]:
+    def names(self) -> dict[str, ast.stmt]:
         return {name: node for node in _statements(self.tree.body) for name, node in _bound(node)}
 
     def origin(self, node: ast.ImportFrom) -> str:
@@ -238,10 +237,7 @@ def _last_name(node: ast.expr) -> str:
 # ---------------------------------------------------------------------- annotations
 _BOUNDS = ("Gt", "Ge", "Lt", "Le", "MinLen", "MaxLen", "MultipleOf")
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "Path": Path}
-_GENERIC = {
-    **{name: getattr(collections.abc, name) for name in ("Sequence", "Mapping")},
-    **{"Sequence": collections.abc.Sequence, "List": list, "list": list, "Dict": dict, "dict": dict},
-}
+_GENERIC = {"Sequence": Sequence, "Mapping": Mapping, "List": list, "list": list, "Dict": dict, "dict": dict}
 
 
 def _annotation(node: ast.expr | None) -> Any:

@@ -32,6 +32,7 @@ SERVER = """
 import importlib, json, os, sys, tempfile
 from mappa.command import run_guarded
 
+unwanted = set(sys.argv[1:])
 commands = {name: importlib.import_module(f"mappa.{name}") for name in ("train", "evaluate", "compare", "plan")}
 for line in sys.stdin:
     name, *words = json.loads(line)
@@ -46,7 +47,7 @@ for line in sys.stdin:
         except SystemExit as end:
             print(end.code, file=sys.stderr)
             status = 1
-        json.dump(sorted(set(json.loads(sys.argv[0])) & set(sys.modules)), heavy)
+        json.dump(sorted(unwanted & set(sys.modules)), heavy)
         for file in (sys.stdout, sys.stderr, heavy):
             file.flush()
         os._exit(status)
@@ -61,8 +62,7 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """`server(words)`: exit status, output, lines on stderr and heavy modules of a command."""
-    code = SERVER.replace("sys.argv[0]", repr(json.dumps(sorted(HEAVY))))
-    call = [sys.executable, "-c", code]
+    call = [sys.executable, "-c", SERVER, *HEAVY]
     with subprocess.Popen(call, cwd=REPO, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
 
         def ask(words: str) -> tuple[int, str, list[str], list[str]]:
