@@ -40,7 +40,7 @@ class AdapterCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        pl_module.adapters.save(partial / "adapters", pl_module.version, write=trainer.is_global_zero)
+        pl_module.adapters.save(partial / "adapters", write=trainer.is_global_zero)
         trainer.save_checkpoint(partial / "trainer.ckpt")  # collective: every rank takes part
         if trainer.is_global_zero:
             for path in [p for p in partial.rglob("*") if p.is_file()]:

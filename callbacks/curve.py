@@ -7,12 +7,19 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.diversity import DiversityCallback
 from callbacks.validation import ValidationCallback
 from mappa.report.curve import draw
 
+_VOTES = {"single": "one first answer", "majority": "their vote"}
+_BELOW = ("consensus", "kl", "embedding", "likelihood", "entropy")
+
 
 class CurveCallback(Callback):
-    """Mean reward per agent (thin lines) and held-out accuracy with its 95% interval (black), over epochs."""
+    """Mean reward per agent (thin lines) and held-out accuracy with its 95% interval (black), over epochs.
+
+    Of a debate also the accuracy of one first answer and of their vote, and below how different the agents are.
+    """
 
     def __init__(self, path: str, title: str) -> None:
         self._path = Path(path)
@@ -29,7 +36,16 @@ class CurveCallback(Callback):
             accuracies: dict[str, list[tuple[int, dict[str, float]]]] = {}
             for result in validation.results if validation else []:
                 accuracies.setdefault(result.name, []).append((result.epoch, result.accuracy))
-            self._path.write_text(draw(self._title, trainer.max_epochs, self._rewards, accuracies))
+            diversity = next((c.results for c in trainer.callbacks if isinstance(c, DiversityCallback)), [])
+            lines = self._rewards_and_votes(diversity)
+            below = {key: [(r["epoch"], r[key]) for r in diversity if key in r] for key in _BELOW}
+            self._path.write_text(draw(self._title, trainer.max_epochs, lines, accuracies, below))
+
+    def _rewards_and_votes(self, diversity: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+        lines = {f"{a} reward": [(e + 0.5, value) for e, value in points] for a, points in self._rewards.items()}
+        for key, name in _VOTES.items():
+            lines[name] = [(r["epoch"], r[key]["mean"]) for r in diversity]
+        return {name: points for name, points in lines.items() if points}
 
     def state_dict(self) -> dict[str, Any]:
         return {"rewards": self._rewards}

@@ -13,9 +13,9 @@ from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
 from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, unjudged_line, warnings
-from mappa.play.rollout import Listener
+from mappa.play.rollout import Listener, acts_of
 from mappa.ranks import gather, world
-from mappa.types import Action, Episode, Task
+from mappa.types import BASE, Action, Episode, Task
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Le
@@ -78,7 +78,12 @@ class JudgeCallback(Callback, Listener):
         if purpose == "train" and not self._announced:
             self._announced = True
             epochs = max(1, self._epochs - self._data.epoch)
-            await self.judge.announce(episodes * world()[1] * len(self._data.team.agents) * epochs)
+            await self.judge.announce(episodes * world()[1] * self._acts() * epochs)
+
+    def _acts(self) -> int:
+        """Of one episode, of seats that learn."""
+        seats = self._data.team.agents
+        return sum(acts for seat, acts in acts_of(self._data.team).items() if seats[seat].adapter != BASE)
 
     async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
         if purpose == "train" and self.judge.when is When.ACTION:
@@ -123,6 +128,9 @@ class JudgeCallback(Callback, Listener):
         self._cost = state_dict["cost"]
 
     def _submit(self, evidence: Evidence) -> None:
+        """What the frozen base said is seen as evidence, but not scored: nobody learns from it."""
+        if evidence.action.agent == BASE:
+            return
         self._pending.append(asyncio.get_running_loop().create_task(self._score(evidence)))
 
     async def _score(self, evidence: Evidence) -> None:

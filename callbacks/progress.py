@@ -12,6 +12,7 @@ from rich.table import Table
 
 from callbacks.validation import ValidationCallback
 from mappa.play.rollout import Listener
+from mappa.ranks import gather
 from mappa.types import Action, Episode, Task
 
 
@@ -63,11 +64,13 @@ class ProgressCallback(Callback, Listener):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics
         rewards = [f"{a} {float(metrics[f'{a}/reward']):.2f}" for a in pl_module.agents if f"{a}/reward" in metrics]
+        kept = sum(gather(len(trainer.datamodule.rows)))
         self._rewards = rewards
         if trainer.is_global_zero and self._live is None:
             number = f"epoch {trainer.datamodule.epoch + 1}/{trainer.max_epochs}"
             right = f"team {float(metrics['rollout/accuracy']):.2f}" if "rollout/accuracy" in metrics else ""
-            line = f"{number}  {right}  reward: {', '.join(rewards) or 'unjudged'}{self._accuracy()}"
+            learned = f"reward: {', '.join(rewards)}" if rewards else f"learned: {kept} actions"
+            line = f"{number}  {right}  {learned}{self._accuracy()}"
             self._console.print(line, soft_wrap=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

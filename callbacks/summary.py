@@ -12,8 +12,10 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.diversity import DiversityCallback
 from callbacks.judge import JudgeCallback
 from callbacks.validation import ValidationCallback
+from mappa.ranks import gather
 
 _JUDGE = ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
 _ACTIONS = ("total", "judged", "trained", "truncated")
@@ -49,15 +51,10 @@ class SummaryCallback(Callback):
             tokens_out=sum(verdict.tokens_out for verdict in known),
             cost=sum(verdict.cost for verdict in known if not verdict.cached),
         )
-        trained = sum(
-            verdicts[action.id].score is not None and not action.truncated
-            for action in actions
-            if action.id in verdicts
-        )
         self._actions.update(
             total=len(actions),
             judged=len(judged),
-            trained=trained,
+            trained=sum(gather(len(data.rows))),
             truncated=sum(action.truncated for action in actions),
         )
         metrics = trainer.callback_metrics
@@ -94,6 +91,7 @@ class SummaryCallback(Callback):
             "actions": {key: self._actions[key] for key in _ACTIONS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
+            "diversity": next((c.results for c in trainer.callbacks if isinstance(c, DiversityCallback)), []),
             "validation": [
                 {key: value for key, value in asdict(result).items() if key not in _PER_PROBLEM} for result in results
             ],

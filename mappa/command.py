@@ -178,6 +178,7 @@ def quiet() -> None:
         ".*LeafSpec.*",
         ".*transfer_batch_to_device.*",
         ".*does not have many workers.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",  # where an agent had nothing to learn
     ):
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging

@@ -31,13 +31,13 @@ SETTINGS = {
 }
 """Top-level keys that are plain values; every other one is a part (a mapping)."""
 PARTS = {
-    *("paths", "task", "team", "model", "engine", "judge", "credit", "sandbox", "trainer", "callbacks", "logger"),
-    *("lora", "data", "module"),
+    *("paths", "task", "team", "model", "engine", "judge", "objective", "credit", "select"),
+    *("sandbox", "trainer", "callbacks", "logger", "lora", "data", "module"),
 }
 _PASSED_BY_CODE = {
     "mappa.policy.lora.Adapters": {"base", "agents"},
     "mappa.learn.data.RolloutDataModule": {"task_set", "team", "engine", "pool"},
-    "mappa.learn.module.TeamModule": {"model", "lora", "agents", "credit"},
+    "mappa.learn.module.TeamModule": {"model", "lora", "agents", "objective"},
     "lightning.pytorch.Trainer": {"callbacks", "logger"},
 }
 """Constructor arguments that `mappa.train` fills in."""

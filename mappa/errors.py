@@ -23,6 +23,10 @@ class JudgeError(MappaError):
     """The judge cannot be used at all (wrong key, unknown model). One failed call is a `Verdict` without a score."""
 
 
+class SelectionError(MappaError):
+    """Epoch after epoch nothing was kept to learn from."""
+
+
 class CheckpointError(MappaError):
     """A checkpoint or run folder is missing, damaged, or does not fit the configuration."""
 

@@ -22,6 +22,7 @@ from mappa.checkpoint import check_adapters, last_checkpoint
 from mappa.command import help_text, options, run_guarded, split, wants_help
 from mappa.config import CONF, compose, make, register_resolvers
 from mappa.errors import ConfigError
+from mappa.play.rollout import adapters_of
 from mappa.train import build, cheap_parts, prepare
 
 _WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
@@ -43,7 +44,7 @@ def evaluate(argv: list[str]) -> Path:
     OmegaConf.update(cfg, "callbacks", {"validation": validation}, merge=False)
     parts = cheap_parts(cfg, training=False)
     if words["adapters"] != "none":
-        check_adapters(checkpoint / "adapters", list(parts.team.agents), cfg.lora.rank)
+        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
 
     prepare(cfg)
     from callbacks.progress import ProgressCallback

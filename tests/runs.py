@@ -107,7 +107,7 @@ class OwnWeights(HFEngine):
 
     async def sync(self, version: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            self._source.save(Path(folder), version)
+            self._source.save(Path(folder))
             self._adapters.load(Path(folder))
         await super().sync(version)
 

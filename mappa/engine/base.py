@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Async context of one concurrent requester; see `BaseEngine.lane`."""
 
     async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Sample one completion with `agent`'s adapter.
+        """Sample one completion with `agent`'s adapter; for `types.BASE` with the frozen base, adapters off.
 
         Raises:
             EngineError: the prompt leaves no room for the completion, or the engine is down.

@@ -129,8 +129,7 @@ class HFEngine(BaseEngine):
     def _generate(self, batch: Sequence[_Request]) -> list[Completion]:
         from mappa.engine.hf_sampling import sample
 
-        self._adapters.select(batch[0].agent)
-        with self._adapters.evaluating():
+        with self._adapters.acting(batch[0].agent), self._adapters.evaluating():
             tokens_BT, logprobs_BT = sample(
                 self._adapters.model,
                 [request.prompt_ids for request in batch],

@@ -21,7 +21,7 @@ from mappa.engine import vllm_processes as processes
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import ConfigError, EngineError
 from mappa.ranks import world
-from mappa.types import StopReason
+from mappa.types import BASE, StopReason
 
 if TYPE_CHECKING:
     from annotated_types import Gt, Le
@@ -104,7 +104,7 @@ class VLLMEngine(BaseEngine):
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="mappa-adapters-")
         folder = Path(self._folder.name) / str(next(self._sync_ids))
-        await asyncio.to_thread(self._adapters.save, folder, version)
+        await asyncio.to_thread(self._adapters.save, folder)
         self._wanted = (version, folder)
 
     async def wake(self) -> None:
@@ -132,9 +132,9 @@ class VLLMEngine(BaseEngine):
         if sampling.top_p < 1 and not self._uncut:
             await self._report_uncut_logprobs()
         version, adapters = self._served
-        if agent not in adapters:
+        if agent != BASE and agent not in adapters:
             raise EngineError(f"agent '{agent}' has no adapter in the engine; it has: {', '.join(sorted(adapters))}")
-        output = await self._request(tuple(prompt_ids), sampling, adapters[agent])
+        output = await self._request(tuple(prompt_ids), sampling, adapters.get(agent))
         logprobs = tuple(step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True))
         reason = StopReason.STOP if output.finish_reason == "stop" else StopReason.LENGTH
         return Completion(tuple(output.token_ids), logprobs, reason, version)

@@ -53,7 +53,7 @@ class OutcomeCaps:
         ladder = self._ladders.get(evidence.task.kind)
         if verdict.score is None or ladder is None or evidence.episode is None:
             return verdict
-        if evidence.action.agent not in self._agents:
+        if evidence.action.seat not in self._agents:
             return verdict
         grade = evidence.episode.grade
         value = grade.metrics.get(ladder.measure) if grade is not None else None

@@ -97,10 +97,10 @@ class Prompt:
         return {
             "task": fence("task", task.question),
             "kind": clean(task.kind),
-            "agent": clean(action.agent),
+            "agent": clean(action.seat),
             "role": clean(action.role),
             "turn": str(action.turn + 1),
-            "rubric": self._rubrics.get(action.agent, self._rubrics["default"]).strip(),
+            "rubric": self._rubrics.get(action.seat, self._rubrics["default"]).strip(),
             "input": fence("input", head_tail(_conversation(action.messages), self._input_chars)),
             "output": output,
             "feedback": _feedback(action, self._tool_chars),
@@ -155,7 +155,7 @@ def _files_available(evidence: Evidence) -> str:
     lines = [f"- given with the task: {_listed(tuple(sorted(evidence.task.files)))}"] if evidence.task.files else []
     saved: dict[str, dict[str, None]] = {}
     for action in evidence.before:
-        saved.setdefault(action.agent, {}).update(dict.fromkeys(action.files))
+        saved.setdefault(action.seat, {}).update(dict.fromkeys(action.files))
     lines += [f"- saved by {clean(agent)}: {_listed(tuple(files))}" for agent, files in saved.items()]
     return "\n".join(lines) or "(none)"
 
@@ -167,7 +167,7 @@ def _listed(files: tuple[str, ...]) -> str:
 def _line(action: Action) -> str:
     ran = "" if action.tool is None else f", ran code ({clean(action.tool.status)})"
     cut = ", cut off at its token limit" if action.truncated else ""
-    return f"- {clean(action.agent)}, turn {action.turn + 1}{ran}{cut}"
+    return f"- {clean(action.seat)}, turn {action.turn + 1}{ran}{cut}"
 
 
 def _outcome(evidence: Evidence, sees_ground_truth: bool) -> str:

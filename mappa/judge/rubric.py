@@ -38,9 +38,9 @@ class RubricJudge(BaseJudge):
 
     async def score(self, evidence: Evidence) -> Verdict:
         action = evidence.action
-        rule = self._rules.get(action.agent)
+        rule = self._rules.get(action.seat)
         if rule is None:
-            return Verdict(None, f"no rule for agent '{action.agent}'", self.id)
+            return Verdict(None, f"no rule for agent '{action.seat}'", self.id)
         wanted = terms(evidence.task.question)
         if rule == "draft":
             score, reason = _draft(action, wanted)
@@ -74,7 +74,7 @@ def _draft(action: Action, wanted: Counter[str]) -> tuple[float, str]:
 def _code(evidence: Evidence, wanted: Counter[str]) -> tuple[float, str]:
     run = evidence.action.tool
     if run is None:
-        earlier = [a.tool for a in evidence.before if a.agent == evidence.action.agent and a.tool is not None]
+        earlier = [a.tool for a in evidence.before if a.seat == evidence.action.seat and a.tool is not None]
         if earlier and earlier[-1].status == "ok":
             return _repeats(evidence.action.text, earlier[-1].text, "the result")
         return 0.0, "no code was written"

@@ -61,8 +61,8 @@ class RubricTabularJudge(BaseJudge):
 
     async def score(self, evidence: Evidence) -> Verdict:
         action = evidence.action
-        if action.agent not in self._artifacts:
-            return Verdict(None, f"no artifacts are known for agent '{action.agent}'", self.id)
+        if action.seat not in self._artifacts:
+            return Verdict(None, f"no artifacts are known for agent '{action.seat}'", self.id)
         score, reason = self._step(evidence)
         for blamed, why in self._faults(evidence):
             if blamed == action.id and score > BLAMED:
@@ -72,8 +72,8 @@ class RubricTabularJudge(BaseJudge):
     def _step(self, evidence: Evidence) -> tuple[float, str]:
         """The action by itself."""
         action, run = evidence.action, evidence.action.tool
-        saved = {f for a in (*evidence.before, action) if a.agent == action.agent for f in a.files}
-        wanted = self._artifacts[action.agent]
+        saved = {f for a in (*evidence.before, action) if a.seat == action.seat for f in a.files}
+        wanted = self._artifacts[action.seat]
         lacking = [name for name in wanted if name not in saved]
         if run is None and action.turn == 0:
             return IDLE, "nothing was run"
@@ -82,7 +82,7 @@ class RubricTabularJudge(BaseJudge):
         if run is not None and run.status == "error":
             blocker = self._blocker(action, evidence.before)
             if blocker is not None:
-                return BLOCKED, f"stopped by a fault of {blocker.agent}"
+                return BLOCKED, f"stopped by a fault of {blocker.seat}"
             lines = run.text.strip().splitlines() or ["error"]
             return FAILED, f"the code failed: {lines[-1][:120]}"
         if not lacking:
@@ -92,8 +92,8 @@ class RubricTabularJudge(BaseJudge):
 
     def _blocker(self, action: Action, before: Sequence[Action]) -> Action | None:
         """Whose earlier action the failure of this one is put down to."""
-        blamed = {agent for agent, _ in self._broken(action, before)} - {action.agent}
-        return next((a for a in reversed(before) if a.agent in blamed), None)
+        blamed = {agent for agent, _ in self._broken(action, before)} - {action.seat}
+        return next((a for a in reversed(before) if a.seat in blamed), None)
 
     def _faults(self, evidence: Evidence) -> Iterator[tuple[str, str]]:
         """(id of the guilty action, why), over the whole episode as far as it is known."""
@@ -101,7 +101,7 @@ class RubricTabularJudge(BaseJudge):
         for index, action in enumerate(actions):
             if action.tool is not None and action.tool.status == "error":
                 for agent, why in self._broken(action, actions[:index]):
-                    if agent != action.agent:
+                    if agent != action.seat:
                         yield self._guilty(actions[:index], agent), why
         if evidence.episode is not None:
             yield from self._unsaved(actions)
@@ -113,7 +113,7 @@ class RubricTabularJudge(BaseJudge):
         there = {name for a in before for name in a.files}
         for name in _MISSING.findall(text):
             if name in self._owners and name not in there:
-                yield self._owners[name], f"{name} was not there when {action.agent} needed it"
+                yield self._owners[name], f"{name} was not there when {action.seat} needed it"
         if "NotFittedError" in text or "is not fitted yet" in text:
             yield self._model, "the saved model was never fitted"
         if _MISMATCH.search(text):
@@ -121,22 +121,22 @@ class RubricTabularJudge(BaseJudge):
         if _LENGTHS.search(text):
             dropped = _dropped_test_rows(before)
             if dropped is not None:
-                yield dropped.agent, "rows of test.csv were dropped"
+                yield dropped.seat, "rows of test.csv were dropped"
 
     def _guilty(self, before: Sequence[Action], agent: str) -> str:
         """The action to be blamed: the one that wrote the agent's artifacts last, or else its last one."""
-        mine = [a for a in before if a.agent == agent]
+        mine = [a for a in before if a.seat == agent]
         wrote = [a for a in mine if set(a.files) & set(self._artifacts[agent])]
         return (wrote or mine)[-1].id if mine else ""
 
     def _unsaved(self, actions: Sequence[Action]) -> Iterator[tuple[str, str]]:
         """Agents that stopped without their files, unless another's fault stopped them."""
         for agent, wanted in self._artifacts.items():
-            mine = [a for a in actions if a.agent == agent]
+            mine = [a for a in actions if a.seat == agent]
             lacking = [name for name in wanted if not any(name in a.files for a in mine)]
             if not mine or not lacking:
                 continue
-            runs = [i for i, a in enumerate(actions) if a.agent == agent and a.tool is not None]
+            runs = [i for i, a in enumerate(actions) if a.seat == agent and a.tool is not None]
             if not runs or self._blocker(actions[runs[-1]], actions[: runs[-1]]) is None:
                 yield mine[-1].id, f"stopped without saving {', '.join(lacking)}"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mappa.types import Batch, Sample
+
+FEW_ROWS = 8
+"""Of an optimizer step; fewer make a noisy gradient."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,23 @@ class Row:
 
     @property
     def length(self) -> int:
-        return len(self.sample.action.prompt_ids) + len(self.sample.action.completion_ids)
+        return len(self.sample.action.context_ids) + len(self.sample.action.completion_ids)
 
 
-def cut_updates(rows: Sequence[Row], updates: int, seed: int) -> list[list[Row]]:
-    """Shuffle and divide the rows into `updates` optimizer steps, each agent's rows evenly."""
+def cut_updates(rows: Sequence[Row], updates: int, seed: int, passes: int = 1) -> list[list[Row]]:
+    """Shuffle and divide the rows into `updates` optimizer steps, each agent's rows evenly.
+
+    Args:
+        passes: over the rows, each newly shuffled and of as many steps; divides `updates`.
+    """
     steps: list[list[Row]] = [[] for _ in range(updates)]
-    agents = sorted({row.sample.action.agent for row in rows})
-    for agent in agents:
-        mine = [row for row in rows if row.sample.action.agent == agent]
-        random.Random(f"{seed}/{agent}").shuffle(mine)
-        for index, row in enumerate(mine):
-            steps[index % updates].append(row)
+    each = updates // passes
+    for agent in sorted({row.sample.action.agent for row in rows}):
+        for number in range(passes):
+            mine = [row for row in rows if row.sample.action.agent == agent]
+            random.Random(f"{seed}/{agent}" + (f"/{number}" if number else "")).shuffle(mine)
+            for index, row in enumerate(mine):
+                steps[number * each + index % each].append(row)
     return steps
 
 
@@ -60,9 +68,9 @@ def collate(agent: str, rows: Sequence[Row], pad_id: int) -> Batch:
     loss_mask = torch.zeros((count, width))
     for index, row in enumerate(rows):
         action = row.sample.action
-        ids = (*action.prompt_ids, *action.completion_ids)
+        ids = (*action.context_ids, *action.completion_ids)
         input_ids[index, : len(ids)] = torch.tensor(ids)
-        loss_mask[index, len(action.prompt_ids) : len(ids)] = 1.0
+        loss_mask[index, len(action.context_ids) : len(ids)] = 1.0
 
     def spread(values: Sequence[Tensor | None]) -> Tensor | None:
         """Completion-length tensors -> (count, width), zero elsewhere; None if any row has none."""
@@ -70,7 +78,7 @@ def collate(agent: str, rows: Sequence[Row], pad_id: int) -> Batch:
             return None
         spread_BT = torch.zeros((count, width))
         for index, (row, value) in enumerate(zip(rows, values, strict=True)):
-            start = len(row.sample.action.prompt_ids)
+            start = len(row.sample.action.context_ids)
             spread_BT[index, start : start + len(value)] = value
         return spread_BT
 
@@ -83,3 +91,31 @@ def collate(agent: str, rows: Sequence[Row], pad_id: int) -> Batch:
         old_logprobs_BT=spread([row.old_logprobs for row in rows]),
         ref_logprobs_BT=spread([row.ref_logprobs for row in rows]),
     )
+
+
+def at_loss(values_BT: Tensor, batch: Batch, device: torch.device) -> Tensor:
+    """The values at the batch's loss positions, in row order: shape (N,)."""
+    return values_BT[:, 1:][batch.loss_mask_BT[:, 1:] != 0].to(device)
+
+
+def row_warnings(counts: Mapping[str, int], agents: Sequence[str], steps: float, anew: bool) -> list[str]:
+    """One line for what leaves too little to learn from.
+
+    Args:
+        counts: agent -> rows of an epoch, of all ranks.
+        steps: over which one pass spreads them.
+        anew: the optimizer knows nothing but these rows.
+    """
+    if not any(counts.values()):
+        return ["nothing was kept to learn from; no update is made"]
+    lines = []
+    left_out = [agent for agent in agents if not counts.get(agent)]
+    if left_out:
+        lines.append(f"nothing of {', '.join(left_out)} was kept; no update for it")
+    fewest = min((agent for agent in agents if counts.get(agent)), key=lambda agent: counts[agent])
+    if anew and counts[fewest] < FEW_ROWS * steps:
+        lines.append(
+            f"{fewest} learns from {counts[fewest] / steps:.1f} actions a step; for more, raise data.tasks_per_epoch or "
+            "lower data.updates_per_epoch"
+        )
+    return lines

@@ -22,7 +22,7 @@ from mappa.play.rollout import Job, Listener, Rollout, Team, check_budget
 from mappa.ranks import gather, world
 from mappa.seed import stable_seed
 from mappa.task.base import TaskSet
-from mappa.types import Episode, Sample, Task, Verdict
+from mappa.types import Episode, Task, Verdict
 from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
@@ -95,14 +95,6 @@ class RolloutDataModule(LightningDataModule):
                 return self.loop.run(rollout.collect(jobs[rank::size], purpose, listeners, temperature, top_p))
         finally:
             self.loop.run(self.engine.sleep())
-
-    def samples(self) -> list[Sample]:
-        """All actions of this rank's episodes with the rewards the judge gave them."""
-        return [
-            Sample(action, episode.task.id, episode.task.kind, self._reward(action.id))
-            for episode in self.episodes
-            for action in episode.actions
-        ]
 
     def with_grade(self, episode: Episode) -> Episode:
         """The same, or where it ended in an error: with the task's grade of a failed run."""
@@ -218,10 +210,6 @@ class RolloutDataModule(LightningDataModule):
             for copy in range(self._samples_per_task)
         ]
 
-    def _reward(self, action_id: str) -> float | None:
-        verdict = self.verdicts.get(action_id)
-        return None if verdict is None or verdict.score is None else verdict.score / 10.0
-
 
 class UpdateLoader:
     """`updates_per_epoch` batches, each the rows of one optimizer step.
@@ -238,7 +226,7 @@ class UpdateLoader:
 
     def __iter__(self) -> Iterator[list[Row]]:
         seed = stable_seed(self._data.epoch, "updates")
-        yield from cut_updates(self._data.rows, len(self), seed)
+        yield from cut_updates(self._data.rows, len(self), seed, self._data.trainer.lightning_module.objective.passes)
 
 
 def task_window(tasks: Sequence[Task], first: int, count: int, seed: int) -> list[Task]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from annotated_types import Gt, Lt
-    from pydantic import PositiveFloat, PositiveInt
+    from pydantic import PositiveFloat
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,6 @@ class LossConfig:
     """Ratio is clipped to [1 - clip_low, 1 + clip_high] (REINFORCE++ uses 0.2 on both sides)."""
     importance_cap: PositiveFloat | None = None
     """C of the truncated importance weight min(pi_old / pi_engine, C); None = not applied, only measured."""
-    chunk_tokens: PositiveInt = 1024
-    """Loss positions whose logits exist at one time."""
 
 
 def policy_loss(
@@ -74,6 +72,17 @@ def policy_loss(
             "importance_capped": ((weight > cap).float() * mask_N).sum(),
         }
     return loss, metrics
+
+
+def likelihood_loss(logprobs_N: Tensor, weights_N: Tensor, total_weight: float) -> Tensor:
+    """Weighted negative log-likelihood, averaged over tokens.
+
+        loss = - (1 / total_weight) * sum_t w_t log pi(y_t),  total_weight = sum_t w_t
+
+    Departure from the code of arXiv 2501.05707 and 2410.08115, which average over a device's batch: the sums are over the
+    agent's whole optimizer step, all micro-batches and ranks, so that how it is cut does not matter.
+    """
+    return -(weights_N * logprobs_N).sum() / total_weight
 
 
 def kl_penalty(logprobs_N: Tensor, ref_logprobs_N: Tensor, mask_N: Tensor, total_tokens: float, kind: str) -> Tensor:

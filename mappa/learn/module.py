@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from mappa.credit.base import Credit
-from mappa.errors import EngineError
-from mappa.learn.batch import Row, collate, cut_micro_batches
-from mappa.learn.loss import LossConfig
-from mappa.objective.policy_gradient import PolicyGradient, Prepared
+from mappa.errors import EngineError, SelectionError
+from mappa.learn.batch import Row, collate, cut_micro_batches, row_warnings
+from mappa.objective.base import Collected, Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
@@ -32,6 +31,11 @@ if TYPE_CHECKING:
     from mappa.learn.data import RolloutDataModule
     from mappa.policy.lora import Adapters
 
+log = logging.getLogger(__name__)
+
+EMPTY_EPOCHS = 3
+"""In a row without anything to learn from, after which training stops."""
+
 
 class TeamModule(LightningModule):
     """All agents of the team: one frozen base, one adapter, one optimizer and one gradient clip each."""
@@ -41,8 +45,7 @@ class TeamModule(LightningModule):
         model: Model,
         lora: Callable[..., Adapters],
         agents: Sequence[str],
-        credit: Credit,
-        loss: LossConfig,
+        objective: Objective,
         learning_rate: PositiveFloat = 1e-4,
         min_learning_rate: NonNegativeFloat = 1e-5,
         warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.03,
@@ -50,10 +53,11 @@ class TeamModule(LightningModule):
         weight_decay: NonNegativeFloat = 0.0,
         clip_norm: PositiveFloat = 1.0,
         micro_batch_tokens: PositiveInt = 16384,
+        chunk_tokens: PositiveInt = 1024,
         temperature: PositiveFloat = 1.0,
         max_engine_gap: PositiveFloat = 0.2,
     ) -> None:
-        """`lora`: called with (base, agents). The others: see conf/train.yaml."""
+        """`agents`: the adapters' names. `lora`: called with (base, agents). The others: see conf/train.yaml."""
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -63,9 +67,11 @@ class TeamModule(LightningModule):
         self.adapters_from: Path | None = None
         """Folder of saved adapters to start from (resume, evaluate)."""
         self._lora = lora
-        self._objective = PolicyGradient(credit, loss)
-        self._chunk_tokens = loss.chunk_tokens
-        self._rates = (learning_rate, min_learning_rate, warmup_fraction)
+        self._empty_epochs = 0
+        self.objective = objective
+        self._chunk_tokens = chunk_tokens
+        rate = objective.learning_rate or learning_rate
+        self._rates = (rate, min_learning_rate / learning_rate * rate, warmup_fraction)
         self._adam = {"betas": tuple(betas), "weight_decay": weight_decay}
         self._clip_norm = clip_norm
         self._micro_batch_tokens = micro_batch_tokens
@@ -83,15 +89,19 @@ class TeamModule(LightningModule):
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
-        self._policy = Policy(self.adapters, self._temperature, self._chunk_tokens)
+        temperature = self.objective.temperature or self._temperature
+        self._policy = Policy(self.adapters, temperature, self._chunk_tokens)
         if self.device_mesh is not None:
             shard(self._policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         rate, low, warmup = self._rates
-        total = max(1, self.trainer.max_epochs * self.data.updates_per_epoch)
+        epochs = self.trainer.max_epochs if self.objective.start is Start.ON else 1
+        total = max(1, epochs * self.data.updates_per_epoch)
 
         def schedule(update: int) -> float:
+            if self.objective.start is not Start.ON:
+                update %= total
             if update < warmup * total:
                 return (update + 1) / (warmup * total + 1)
             progress = min(1.0, (update - warmup * total) / max(1.0, total - warmup * total))
@@ -108,9 +118,11 @@ class TeamModule(LightningModule):
         """Adapters are saved in PEFT's own format beside this file, the base never."""
         checkpoint["state_dict"] = {}
         checkpoint["version"] = self.version
+        checkpoint["empty_epochs"] = self._empty_epochs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.version = checkpoint["version"]
+        self._empty_epochs = checkpoint["empty_epochs"]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `configure_model` has loaded the adapters."""
@@ -121,16 +133,48 @@ class TeamModule(LightningModule):
 
     # ------------------------------------------------------------------ what is learned
     def on_train_epoch_start(self) -> None:
-        """Runs after the callbacks' hook, so every verdict is in: the objective makes this epoch's rows."""
-        with self.data.timed("credit"):
-            samples = self.data.samples()
-            if self.version == 0:
-                self._check_engine([sample for sample in samples if sample.valid])
-            prepared = self._objective.rows(samples, self)
-            self.data.rows = prepared.rows
-        self._log_rollout(prepared)
+        """Runs after the callbacks' hook, so every verdict is in: the objective makes this epoch's rows.
 
-    def _check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
+        Raises:
+            SelectionError: `EMPTY_EPOCHS` in a row without any; there is a checkpoint.
+        """
+        data = self.data
+        with data.timed("credit"):
+            made = Collected(data.episodes, data.verdicts, self.version, data.task_set, self, gather)
+            prepared = self.objective.rows(made)
+            data.rows = prepared.rows
+        self._log_rollout(prepared)
+        self._mind_the_rows(prepared.rows)
+        self._begin(self.objective.start)
+
+    def _mind_the_rows(self, rows: Sequence[Row]) -> None:
+        """Warn of what leaves too little to learn from; stop, with a checkpoint, where that goes on."""
+        found = Counter(row.sample.action.agent for row in rows)
+        counts = sum((Counter(part) for part in gather(found)), Counter())
+        steps = self.data.updates_per_epoch / self.objective.passes
+        numbers = {f"{agent}/rows_per_step": counts[agent] / steps for agent in self.agents}
+        self.log_dict(numbers, on_step=False, on_epoch=True)
+        self._empty_epochs = 0 if counts else self._empty_epochs + 1
+        for line in row_warnings(counts, self.agents, steps, anew=self.objective.start is not Start.ON):
+            log.warning("epoch %d: %s", self.data.epoch, line)
+        if self._empty_epochs >= EMPTY_EPOCHS:
+            self.trainer.should_stop = True
+            for checkpoint in self.trainer.checkpoint_callbacks:
+                checkpoint.on_train_epoch_end(self.trainer, self)
+            raise SelectionError(
+                f"{EMPTY_EPOCHS} epochs in a row kept nothing to learn from: look at episodes/ and at what the "
+                "objective selects; the run can be resumed"
+            )
+
+    def _begin(self, start: Start) -> None:
+        """Optimizers, and adapters, as the objective wants them before an epoch's first update."""
+        if start is Start.BASE:
+            self.adapters.reset()
+        if start is not Start.ON:
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
+
+    def check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
         """Before the first update engine and trainer must agree on what was sampled: same temperature, same adapter.
 
         Raises:
@@ -204,23 +248,23 @@ class TeamModule(LightningModule):
         for agent, optimizer in zip(self.agents, optimizers, strict=True):
             mine = [row for row in rows if row.sample.action.agent == agent]
             micro = cut_micro_batches(mine, self._micro_batch_tokens)
-            plans = gather((len(micro), sum(len(row.sample.action.completion_ids) for row in mine)))
-            steps, tokens = max(plan[0] for plan in plans), sum(plan[1] for plan in plans)
-            if tokens > 0:
-                metrics |= self._update(agent, optimizer, micro, steps, tokens)
+            plans = gather((len(micro), self.objective.size(mine)))
+            steps, size = max(plan[0] for plan in plans), sum(plan[1] for plan in plans)
+            if size > 0:
+                metrics |= self._update(agent, optimizer, micro, steps, size)
         for scheduler in schedulers:
             scheduler.step()
         return metrics | {"learning_rate": schedulers[0].get_last_lr()[0]}
 
     def _update(
-        self, agent: str, optimizer: Any, micro: Sequence[Sequence[Row]], steps: int, tokens: int
+        self, agent: str, optimizer: Any, micro: Sequence[Sequence[Row]], steps: int, size: float
     ) -> dict[str, float]:
         self.adapters.select(agent)
         sums: Counter[str] = Counter()
         for index in range(steps):
             batch = collate(agent, micro[index] if index < len(micro) else [], self.chat.pad_id)
             with self._sync_gradients(index == steps - 1):
-                loss, values = self._objective.loss(*self._forward(batch), batch, tokens)
+                loss, values = self.objective.loss(*self._forward(batch), batch, size)
                 self.manual_backward(loss * world()[1])  # the strategy averages gradients over ranks
             sums.update({key: value.item() for key, value in values.items()})
         norm = self._clip(agent)
@@ -274,10 +318,10 @@ class TeamModule(LightningModule):
         sums: Counter[str] = Counter()
         for row in prepared.rows:
             agent = row.sample.action.agent
-            sums[f"{agent}/advantage_abs"] += row.advantages.abs().sum().item()
             sums[f"{agent}/tokens"] += len(row.advantages)
-            if row.sample.action.id in prepared.kl:
-                sums[f"{agent}/kl"] += prepared.kl[row.sample.action.id].sum().item()
+            for name, values in prepared.per_token.items():
+                if row.sample.action.id in values:
+                    sums[f"{agent}/{name}"] += values[row.sample.action.id].sum().item()
         totals: Counter[str] = Counter()
         for part in gather(sums):
             totals.update(part)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mappa.engine.base import Sampling
 from mappa.errors import ConfigError
 from mappa.play.scene import Scene
 from mappa.seed import stable_seed
 from mappa.text import check_placeholders, code_blocks, fill, strip_reasoning
-from mappa.types import Action, Message
+from mappa.types import BASE, Action, Message
 
 
 class Agent:
-    """A role with its prompts. Knows nothing of the team; its adapter has the same name."""
+    """One seat: a role with its prompts. Knows nothing of the team."""
 
     def __init__(
         self,
         name: str,
         role: str,
-        system: str,
-        prompt: str,
         max_tokens: int,
+        system: str = "",
+        prompt: str = "",
+        reply: str = "{{heard}}",
+        adapter: str | None = None,
         max_turns: int = 1,
         tool: bool = False,
         observation: str = "{{tool}}",
@@ -32,19 +36,25 @@ class Agent:
 
         Args:
             role: the job in one line, shown to the judge.
-            prompt: first user message; may use `task`, `files`, `artifacts`, and each earlier agent's `<name>`,
-                `<name>_tool`.
             max_tokens: completion budget of one turn, in tokens.
+            prompt: first user message; may use `task`, `files`, `artifacts`, and what the team offers.
+            reply: user message where it goes on from an action instead; may use the same.
+            adapter: who learns from what it says; None = an adapter of the seat's own name, `base` = the frozen base
+                speaks and nobody learns. Seats that name the same one share it.
             tool: fenced python blocks outside the reasoning are run in the episode's kernel.
             observation: user message after a tool run; may use `tool` and `files`.
             artifacts: files this agent has to leave in the workspace.
         """
         if max_tokens < 1 or max_turns < 1:
             raise ConfigError(f"agent '{name}': max_tokens={max_tokens} and max_turns={max_turns} must be at least 1")
+        if name == BASE and adapter is None:
+            raise ConfigError(f"no seat may be called '{BASE}', the name of the frozen base as an adapter; rename it")
         check_placeholders(observation, {"tool", "files"}, f"agent '{name}', observation")
         self.name = name
+        self.adapter = name if adapter is None else adapter
         self.role = role
         self.prompt = prompt
+        self.reply = reply
         self.max_tokens = max_tokens
         self.artifacts = tuple(artifacts)
         self._system = system
@@ -52,30 +62,52 @@ class Agent:
         self._tool = tool
         self._observation = observation
 
-    async def act(self, scene: Scene, values: Mapping[str, str]) -> Action:
+    async def act(self, scene: Scene, values: Mapping[str, str], after: Action | None = None, hint: str = "") -> Action:
         """Take up to `max_turns` turns and return the last action. Each is recorded in `scene` as it finishes.
 
         The context of a later turn is the very tokens of the turn before, then the observation: what was sampled is
         never rendered anew.
 
+        Args:
+            after: go on from this action's tokens with `reply`, instead of a new conversation; it may be another's.
+            hint: said at the end of the first message; what is learned is learned as if it had not been.
+
         Raises:
             EngineError: a prompt leaves no room for the completion.
         """
-        asked = fill(self.prompt, {**values, "artifacts": ", ".join(self.artifacts)})
-        messages = (Message("system", self._system), Message("user", asked))
-        prompt_ids = scene.chat.render(messages)
+        values = {**values, "artifacts": ", ".join(self.artifacts)}
+        messages, prompt_ids, plain_ids = self._opening(scene, values, after, hint)
         for turn in range(self.max_turns):
-            action = await self._turn(scene, turn, messages, prompt_ids)
+            action = await self._turn(scene, turn, messages, prompt_ids, plain_ids)
             if action.tool is None:
                 break
             said = {"tool": action.tool.text, "files": "\n".join(scene.files())}
-            reply = Message("user", fill(self._observation, said))
-            messages = (*messages, Message("assistant", action.text), reply)
-            prompt_ids = scene.chat.extend(prompt_ids, action.completion_ids, [reply])
+            message = Message("user", fill(self._observation, said))
+            messages, prompt_ids, plain_ids = _go_on(scene, action, message)
         return action
 
+    def _opening(self, scene: Scene, values: Mapping[str, str], after: Action | None, hint: str) -> Context:
+        text = fill(self.prompt if after is None else self.reply, values)
+        plain, said = Message("user", text), Message("user", f"{text}\n\n{hint}" if hint else text)
+        if after is None:
+            system = Message("system", self._system)
+            return (
+                (system, said),
+                scene.chat.render((system, said)),
+                scene.chat.render((system, plain)) if hint else None,
+            )
+        messages, prompt_ids, plain_ids = _go_on(scene, after, said)
+        if hint:
+            plain_ids = scene.chat.extend(after.context_ids, after.completion_ids, [plain])
+        return messages, prompt_ids, plain_ids
+
     async def _turn(
-        self, scene: Scene, turn: int, messages: tuple[Message, ...], prompt_ids: tuple[int, ...]
+        self,
+        scene: Scene,
+        turn: int,
+        messages: tuple[Message, ...],
+        prompt_ids: tuple[int, ...],
+        plain_ids: tuple[int, ...] | None,
     ) -> Action:
         sampling = Sampling(
             max_tokens=self.max_tokens,
@@ -83,10 +115,10 @@ class Agent:
             top_p=scene.top_p,
             seed=stable_seed(scene.seed, self.name, turn, len(scene.actions)),
         )
-        completion = await scene.engine.generate(self.name, prompt_ids, sampling)
+        completion = await scene.engine.generate(self.adapter, prompt_ids, sampling)
         action = Action(
             id=f"{scene.id}/{len(scene.actions)}",
-            agent=self.name,
+            agent=self.adapter,
             role=self.role,
             turn=turn,
             messages=messages,
@@ -96,6 +128,8 @@ class Agent:
             stop_reason=completion.stop_reason,
             text=scene.chat.decode(completion.token_ids),
             version=completion.version,
+            seat=self.name,
+            plain_ids=plain_ids,
         )
         code = code_blocks(strip_reasoning(action.text)) if self._tool and not action.truncated else ""
         if code:
@@ -103,6 +137,43 @@ class Agent:
             action = replace(action, tool=run, files=files)
         await scene.record(action)
         return action
+
+
+Context = tuple[tuple[Message, ...], tuple[int, ...], tuple[int, ...] | None]
+"""The conversation, its tokens, and its tokens without hints where there was one."""
+
+
+def _go_on(scene: Scene, action: Action, message: Message) -> Context:
+    """What was seen and said in `action`, then `message`."""
+    messages = (*action.messages, Message("assistant", action.text), message)
+    prompt_ids = scene.chat.extend(action.prompt_ids, action.completion_ids, [message])
+    if action.plain_ids is None:
+        return messages, prompt_ids, None
+    return messages, prompt_ids, scene.chat.extend(action.plain_ids, action.completion_ids, [message])
+
+
+SHARED = "agent"
+"""The adapter of seats that share one."""
+
+
+def make_agent(name: str, settings: Mapping[str, Any], shared: bool = False) -> Agent:
+    """The seat that a configuration describes.
+
+    Args:
+        shared: where the configuration names no adapter, the one of all such seats.
+
+    Raises:
+        ConfigError: a key that no seat has, or one that is missing.
+    """
+    known = inspect.signature(Agent.__init__).parameters
+    for key in settings:
+        if key not in known or key in ("self", "name"):
+            takes = ", ".join(sorted(set(known) - {"self", "name"}))
+            raise ConfigError(f"agent '{name}': unknown key '{key}'; a seat takes: {takes}")
+    missing = [key for key in ("role", "max_tokens") if key not in settings]
+    if missing:
+        raise ConfigError(f"agent '{name}': '{missing[0]}' is missing")
+    return Agent(name, **({"adapter": SHARED} if shared else {}) | {k: v for k, v in settings.items() if v is not None})
 
 
 def handoff(scene: Scene, action: Action) -> str:

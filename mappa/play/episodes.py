@@ -73,4 +73,6 @@ def _action(data: Mapping[str, Any]) -> Action:
         version=data["version"],
         tool=ToolRun(**data["tool"]) if data["tool"] is not None else None,
         files=tuple(data["files"]),
+        seat=data["seat"],
+        plain_ids=tuple(data["plain_ids"]) if data["plain_ids"] is not None else None,
     )

@@ -14,7 +14,7 @@ from mappa.errors import ConfigError, EngineError
 from mappa.play.agent import Agent
 from mappa.play.scene import Scene
 from mappa.task.base import TaskSet
-from mappa.types import Action, Episode, Grade, Task
+from mappa.types import BASE, Action, Episode, Grade, Task
 from sandbox import SandboxError
 
 if TYPE_CHECKING:
@@ -23,12 +23,30 @@ if TYPE_CHECKING:
 
 
 class Team(Protocol):
-    """A topology: plain async control flow over its agents."""
+    """A topology: plain async control flow over its seats."""
 
     agents: dict[str, Agent]
+    """Seat -> who sits there."""
 
     async def play(self, scene: Scene) -> str:
         """One episode; returns the team's final text."""
+
+
+def adapters_of(team: Team) -> list[str]:
+    """The adapters that a team's seats learn with, in the order of the seats.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = [name for name in dict.fromkeys(agent.adapter for agent in team.agents.values()) if name != BASE]
+    if not found:
+        raise ConfigError(f"every seat of the team speaks with the frozen base (adapter: {BASE}); nobody can learn")
+    return found
+
+
+def acts_of(team: Team) -> dict[str, int]:
+    """Seat -> how often it acts in an episode at most: what the team's own `acts()` says, else once each."""
+    return team.acts() if hasattr(team, "acts") else dict.fromkeys(team.agents, 1)
 
 
 def check_budget(team: Team, context_length: int) -> None:
@@ -136,6 +154,8 @@ class Rollout:
                 top_p=top_p,
                 tool_tokens=self.tool_tokens,
                 on_action=on_action,
+                vote=self.task_set.vote,
+                training=purpose == "train",
                 stack=stack,
             )
             try:
@@ -152,7 +172,7 @@ class Rollout:
             answer=answer,
             grade=grade,
             files={
-                name: tuple(sorted({f for a in scene.actions if a.agent == name for f in a.files}))
+                name: tuple(sorted({f for a in scene.actions if a.seat == name for f in a.files}))
                 for name in self.team.agents
             },
             error=error,

@@ -33,6 +33,10 @@ class Scene:
     """Longest tool output an agent is told, in tokens."""
     on_action: Callable[[Task, tuple[Action, ...]], Awaitable[None]]
     """Told of each action as it finishes."""
+    vote: Callable[[str], str | None]
+    """The answer that a text gives, in the task's normal form; None = none can be read."""
+    training: bool
+    """False where held-out tasks are played."""
     stack: AsyncExitStack
     """Closes the kernel when the episode ends."""
     actions: list[Action] = field(default_factory=list)

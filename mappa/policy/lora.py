@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from mappa.checkpoint import check_adapters
-from mappa.ranks import full
+from mappa.ranks import full, sharded_like
 from mappa.seed import stable_seed
+from mappa.types import BASE
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Lt
@@ -58,6 +59,11 @@ class Adapters:
                 else:
                     self.model.add_adapter(agent, config)
         self.select(self.agents[0])
+        self._created = {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in self.model.named_parameters()
+            if "lora_" in name
+        }
 
     @property
     def base(self) -> PreTrainedModel:
@@ -65,19 +71,40 @@ class Adapters:
 
     def select(self, agent: str) -> None:
         """Let `agent`'s adapter act in the following forward passes."""
+        self._selected = agent
         self.model.set_adapter(agent)
         for name in self.agents:
             for parameter in self.parameters(name):
                 parameter.requires_grad_(True)
 
-    def disabled(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
         """The frozen base alone: the reference policy."""
-        return self.model.disable_adapter()
+        with self.model.disable_adapter():
+            yield
+        self.select(self._selected)  # PEFT leaves the others without `requires_grad`
+
+    @contextmanager
+    def acting(self, agent: str) -> Iterator[None]:
+        """`agent`'s adapter acts in the block, or none of them for `BASE`."""
+        if agent == BASE:
+            with self.disabled():
+                yield
+        else:
+            self.select(agent)
+            yield
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """All adapters as they were created, bit for bit."""
+        for name, parameter in self.model.named_parameters():
+            if name in self._created:
+                parameter.copy_(sharded_like(self._created[name], parameter))
 
     def parameters(self, agent: str) -> list[torch.nn.Parameter]:
         return [p for name, p in self.model.named_parameters() if f".{agent}." in name and "lora_" in name]
 
-    def save(self, folder: Path, version: int, write: bool = True) -> None:
+    def save(self, folder: Path, write: bool = True) -> None:
         """Write `<folder>/<agent>/` in PEFT's own format, loadable by stock PEFT and vLLM.
 
         Collective where the model is sharded: all ranks call it, those with `write`=False only give their shards.
@@ -89,7 +116,7 @@ class Adapters:
                 continue
             target = folder / agent
             target.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt", "version": str(version)})
+            save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
             config = self.model.peft_config[agent]
             inference_mode, config.inference_mode = config.inference_mode, True
             config.save_pretrained(str(target))

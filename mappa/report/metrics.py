@@ -42,9 +42,10 @@ def _agent_metrics(actions: Sequence[Action], verdicts: Mapping[str, Verdict]) -
         "completion_tokens": statistics.fmean(len(action.completion_ids) for action in actions),
         "prompt_tokens": statistics.fmean(len(action.prompt_ids) for action in actions),
         "truncated_fraction": statistics.fmean(action.truncated for action in actions),
-        "unjudged_fraction": 1.0 - len(scores) / len(actions),
         "tool_use": len(runs) / len(actions),
     }
+    if verdicts:
+        numbers["unjudged_fraction"] = 1.0 - len(scores) / len(actions)
     if runs:
         numbers["tool_errors"] = statistics.fmean(run.status != "ok" for run in runs)
     if scores:

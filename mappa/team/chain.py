@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mappa.errors import ConfigError
-from mappa.play.agent import Agent, handoff
+from mappa.play.agent import handoff, make_agent
 from mappa.play.scene import Scene
 from mappa.text import check_placeholders
 
@@ -14,13 +14,19 @@ from mappa.text import check_placeholders
 class Chain:
     """Agents act once each, in the order of the configuration."""
 
-    def __init__(self, agents: Mapping[str, Mapping[str, Any]]) -> None:
-        """`agents`: name -> arguments of `Agent`, in acting order."""
+    def __init__(self, agents: Mapping[str, Mapping[str, Any]], shared: bool = False) -> None:
+        """
+        Args:
+            agents: name -> arguments of `Agent`, in acting order.
+            shared: one adapter for all whose own is not named.
+        """
         if not agents:
             raise ConfigError("team.agents is empty; give at least one agent")
-        self.agents = {name: Agent(name=name, **settings) for name, settings in agents.items()}
+        self.agents = {name: make_agent(name, settings, shared) for name, settings in agents.items()}
         known = {"task", "files", "artifacts"}
         for name, agent in self.agents.items():
+            if not agent.prompt:
+                raise ConfigError(f"agent '{name}' has no prompt")
             check_placeholders(agent.prompt, known, f"agent '{name}', prompt")
             known |= {name, f"{name}_tool"}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -17,6 +18,10 @@ TEMPLATE = (
 Example = tuple[list[int], list[int]]
 """Token ids, and as many labels: the same where the demonstrator speaks, UNLEARNED elsewhere."""
 UNLEARNED = -100
+_WORDS = r"(?<!\d)-?\d+| ?\p{L}+| [^\s\p{L}\d](?!\d)|[^\s\p{L}\d]|\s"
+"""Where whole numbers are tokens: `29-56=-27` is 29 - 56 = -27."""
+_OFTEN = 1000
+"""Each whole number is shown this many times, so that it is merged into one token before any word is."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,22 @@ class Recipe:
     steps: int
     rate: float
     """Highest learning rate."""
+    whole_numbers: tuple[int, int] | None = None
+    """First and last of the integers that are one token each; None = every digit is a token of its own."""
 
 
 def make_tokenizer(texts: Iterator[str], recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which every digit is a token of its own."""
+    """Byte-level BPE in which every digit, or every whole number, is a token of its own."""
     tokenizer = Tokenizer(models.BPE())
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=recipe.token_bytes is None)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    if recipe.whole_numbers is None:
+        numbers = pre_tokenizers.Digits(individual_digits=True)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=recipe.token_bytes is None)
+    else:
+        numbers = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        first, last = recipe.whole_numbers
+        texts = chain((str(number) for number in range(first, last + 1) for _ in range(_OFTEN)), texts)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, words])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocabulary,

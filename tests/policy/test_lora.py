@@ -83,7 +83,7 @@ def test_disabled_is_the_base(adapters: Adapters):
 
 def test_round_trip_and_stock_peft(adapters: Adapters, tmp_path):
     perturb(adapters)
-    adapters.save(tmp_path, version=7)
+    adapters.save(tmp_path)
     fresh = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=4, alpha=8, seed=2)
     assert fresh.fingerprint() != adapters.fingerprint()
     fresh.load(tmp_path)
@@ -96,7 +96,7 @@ def test_round_trip_and_stock_peft(adapters: Adapters, tmp_path):
 
 
 def test_a_wrong_rank_is_refused_before_weights_are_read(adapters: Adapters, tmp_path):
-    adapters.save(tmp_path, version=0)
+    adapters.save(tmp_path)
     other = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=8)
     with pytest.raises(CheckpointError, match=r"has rank 4, but lora.rank=8; set lora.rank=4"):
         other.load(tmp_path)

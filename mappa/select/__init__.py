@@ -1,0 +1,1 @@
+"""Which actions are learned, with what weight; one selection per file."""

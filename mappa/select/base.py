@@ -1,0 +1,79 @@
+"""What every selection offers: episodes -> the actions that are learned, each with its weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mappa.text import strip_reasoning
+from mappa.types import Action, Episode, Task
+
+if TYPE_CHECKING:
+    from mappa.task.base import TaskSet
+
+Gather = Callable[[Any], list[Any]]
+"""A rank's object -> those of all ranks. Collective."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One action that is learned."""
+
+    action: Action
+    task: Task
+    weight: float = 1.0
+    """Of each of its tokens."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """This rank's choices."""
+
+    choices: list[Choice]
+    metrics: dict[str, float]
+    """Of all ranks."""
+
+
+class Selection(Protocol):
+    """Pure and seeded: the same episodes give the same choices, in any process."""
+
+    def check(self, seats: Sequence[str], task_set: TaskSet) -> None:
+        """Whether the team and the tasks have what it looks for.
+
+        Raises:
+            ConfigError: they have not.
+        """
+
+    def choose(self, episodes: Sequence[Episode], task_set: TaskSet, gather: Gather) -> Chosen:
+        """Collective."""
+
+
+def vote_of(action: Action, task_set: TaskSet) -> str | None:
+    """The answer that an action gives, in the task's normal form; None = none could be read."""
+    return task_set.vote(strip_reasoning(action.text))
+
+
+def is_right(action: Action, task: Task, task_set: TaskSet) -> bool:
+    """By the task's grader."""
+    return task_set.grade(task, strip_reasoning(action.text), None).score >= 1.0
+
+
+def purity(choices: Sequence[Choice], task_set: TaskSet, gather: Gather) -> dict[str, float]:
+    """`<agent>/kept` actions and `<agent>/purity`, the share of them that are right, where the task has a key.
+
+    The key is looked at for these numbers only; nothing is learned from them. Collective.
+    """
+    counts: Counter[str] = Counter()
+    for choice in choices:
+        agent = choice.action.agent
+        counts[f"{agent}/kept"] += 1
+        if choice.task.answer is not None:
+            counts[f"{agent}/graded"] += 1
+            counts[f"{agent}/right"] += is_right(choice.action, choice.task, task_set)
+    totals: Mapping[str, int] = sum((Counter(part) for part in gather(counts)), Counter())
+    numbers = {key: float(count) for key, count in totals.items() if key.endswith("/kept")}
+    for agent in sorted(key.removesuffix("/graded") for key in totals if key.endswith("/graded")):
+        numbers[f"{agent}/purity"] = totals.get(f"{agent}/right", 0) / totals[f"{agent}/graded"]
+    return numbers

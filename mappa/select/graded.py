@@ -1,0 +1,42 @@
+"""Right answers by the task's key: STaR (arXiv 2203.14465)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mappa.errors import ConfigError
+from mappa.select.base import Choice, Chosen, Gather, is_right, purity
+from mappa.types import BASE, Action, Episode
+
+if TYPE_CHECKING:
+    from mappa.task.base import TaskSet
+
+
+class Graded:
+    """Of each episode and seat the first right answer: without a hint if there is one, else one that a hint led to.
+
+    It uses the ground truth. What was said under a hint is learned under the plain prompt (`Action.plain_ids`).
+    """
+
+    def check(self, seats: Sequence[str], task_set: TaskSet) -> None:
+        if any(task.answer is None for task in task_set.train()):
+            raise ConfigError(
+                "select=graded needs tasks with answers, which this task set has not; use select=consensus"
+            )
+
+    def choose(self, episodes: Sequence[Episode], task_set: TaskSet, gather: Gather) -> Chosen:
+        choices = [
+            Choice(action, episode.task)
+            for episode in episodes
+            for seat in dict.fromkeys(action.seat for action in episode.actions)
+            if (action := self._first_right(episode, seat, task_set)) is not None
+        ]
+        hinted = sum(choice.action.plain_ids is not None for choice in choices)
+        counts = [sum(column) for column in zip(*gather((hinted, len(choices))), strict=True)]
+        return Chosen(choices, purity(choices, task_set, gather) | {"select/hinted": counts[0] / max(1, counts[1])})
+
+    def _first_right(self, episode: Episode, seat: str, task_set: TaskSet) -> Action | None:
+        mine = [a for a in episode.actions if a.seat == seat and a.agent != BASE and not a.truncated]
+        ordered = sorted(mine, key=lambda action: action.plain_ids is not None)
+        return next((action for action in ordered if is_right(action, episode.task, task_set)), None)
