@@ -73,7 +73,7 @@ class DiversityCallback(Callback, Listener):
         for i in samples:
             module.adapters.select(i)
             for j, mine in samples.items():
-                logprobs = module.logprobs(mine)
+                logprobs = module.policies.logprobs(mine)
                 nll[i, j] = -sum(v.sum().item() for v in logprobs) / sum(map(len, logprobs))
         actions = [action for found in answers for action in found.actions]
         rows = iter(vectors(self._embed, actions, module.adapters).tolist())

@@ -115,7 +115,7 @@ def row_warnings(counts: Mapping[str, int], agents: Sequence[str], steps: float,
     fewest = min((agent for agent in agents if counts.get(agent)), key=lambda agent: counts[agent])
     if anew and counts[fewest] < FEW_ROWS * steps:
         lines.append(
-            f"{fewest} learns from {counts[fewest] / steps:.1f} actions a step; for more, raise data.tasks_per_epoch or "
-            "lower data.updates_per_epoch"
+            f"{fewest} learns from {counts[fewest] / steps:.1f} actions a step; for more, raise data.tasks_per_epoch "
+            "or lower data.updates_per_epoch"
         )
     return lines

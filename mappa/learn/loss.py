@@ -79,8 +79,8 @@ def likelihood_loss(logprobs_N: Tensor, weights_N: Tensor, total_weight: float) 
 
         loss = - (1 / total_weight) * sum_t w_t log pi(y_t),  total_weight = sum_t w_t
 
-    Departure from the code of arXiv 2501.05707 and 2410.08115, which average over a device's batch: the sums are over the
-    agent's whole optimizer step, all micro-batches and ranks, so that how it is cut does not matter.
+    Departure from the code of arXiv 2501.05707 and 2410.08115, which average over a device's batch: the sums are over
+    the agent's whole optimizer step, all micro-batches and ranks, so that how it is cut does not matter.
     """
     return -(weights_N * logprobs_N).sum() / total_weight
 

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
 
-from mappa.errors import EngineError, SelectionError
+from mappa.errors import SelectionError
 from mappa.learn.batch import Row, collate, cut_micro_batches, row_warnings
+from mappa.learn.policies import Old, TeamPolicies
 from mappa.objective.base import Collected, Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
 from mappa.ranks import full, gather, world
 from mappa.report.metrics import rollout_metrics
-from mappa.types import Batch, Sample
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Lt
@@ -91,6 +90,9 @@ class TeamModule(LightningModule):
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
         temperature = self.objective.temperature or self._temperature
         self._policy = Policy(self.adapters, temperature, self._chunk_tokens)
+        self.policies = TeamPolicies(
+            self._policy, self.adapters, self.chat.pad_id, self._micro_batch_tokens, self._max_engine_gap, self._old
+        )
         if self.device_mesh is not None:
             shard(self._policy, self.device_mesh["data_parallel"])
 
@@ -132,6 +134,12 @@ class TeamModule(LightningModule):
         return batch
 
     # ------------------------------------------------------------------ what is learned
+    def _old(self) -> Old:
+        """One update per rollout: pi_old = pi_theta. Sampled with the trainer's own weights: the engine knows it."""
+        if self.data.updates_per_epoch == 1:
+            return Old.NOT_NEEDED
+        return Old.OF_ENGINE if self.data.engine.shares_weights else Old.OF_TRAINER
+
     def on_train_epoch_start(self) -> None:
         """Runs after the callbacks' hook, so every verdict is in: the objective makes this epoch's rows.
 
@@ -140,7 +148,7 @@ class TeamModule(LightningModule):
         """
         data = self.data
         with data.timed("credit"):
-            made = Collected(data.episodes, data.verdicts, self.version, data.task_set, self, gather)
+            made = Collected(data.episodes, data.verdicts, self.version, data.task_set, self.policies, gather)
             prepared = self.objective.rows(made)
             data.rows = prepared.rows
         self._log_rollout(prepared)
@@ -174,64 +182,6 @@ class TeamModule(LightningModule):
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
 
-    def check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
-        """Before the first update engine and trainer must agree on what was sampled: same temperature, same adapter.
-
-        Raises:
-            EngineError: their log-probabilities are further apart than `max_engine_gap` nats per token on average.
-        """
-        for agent in self.agents:
-            mine = [sample for sample in samples if sample.action.agent == agent][:count]
-            self.adapters.select(agent)
-            ours, theirs = self.logprobs(mine), [torch.tensor(sample.action.logprobs) for sample in mine]
-            gaps = [(a - b).abs().mean().item() for a, b in zip(ours, theirs, strict=True)]
-            gap = sum(gaps) / len(gaps) if gaps else 0.0
-            if gap > self._max_engine_gap:
-                raise EngineError(
-                    f"engine and trainer disagree about agent '{agent}' by {gap:.3f} nats per token before the first "
-                    f"update (module.max_engine_gap={self._max_engine_gap}): check temperature, dtype and adapters"
-                )
-
-    def now(self, samples: Sequence[Sample]) -> list[Tensor | None]:
-        """Log-probabilities before the first update, with no second forward where there is no need of one.
-
-        None each when one update is taken (pi_old = pi_theta); the engine's own when it shares the trainer's weights.
-        """
-        if self.data.updates_per_epoch == 1:
-            return [None] * len(samples)
-        if self.data.engine.shares_weights:
-            return [torch.tensor(sample.action.logprobs) for sample in samples]
-        found: dict[str, Tensor] = {}
-        for agent in self.agents:
-            self.adapters.select(agent)
-            mine = [sample for sample in samples if sample.action.agent == agent]
-            found |= dict(zip((s.action.id for s in mine), self.logprobs(mine), strict=True))
-        return [found[sample.action.id] for sample in samples]
-
-    def base(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of the frozen base with its adapters switched off; all agents share it."""
-        with self.adapters.disabled():
-            return self.logprobs(samples)
-
-    @torch.no_grad()
-    def logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's completion under whichever adapter is selected; float32 on the host."""
-        rows = [Row(sample, torch.zeros(len(sample.action.completion_ids))) for sample in samples]
-        found: dict[str, Tensor] = {}
-        micro = cut_micro_batches(rows, self._micro_batch_tokens)
-        with self.adapters.evaluating():
-            for index in range(max(gather(len(micro)))):
-                part = micro[index] if index < len(micro) else []
-                batch = collate("", part, self.chat.pad_id)
-                logprobs_N, _ = self._forward(batch)
-                lengths = [len(row.sample.action.completion_ids) for row in part]
-                for row, values in zip(part, logprobs_N.cpu().split(lengths), strict=True):
-                    found[row.sample.action.id] = values
-        return [found[sample.action.id] for sample in samples]
-
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._policy(batch.input_ids_BT.to(self.device), batch.loss_mask_BT.to(self.device))
-
     # ------------------------------------------------------------------ update
     def training_step(self, rows: list[Row], batch_idx: int) -> None:
         """One optimizer step per agent. Every rank runs the same number of micro-batches, padded with empty ones."""
@@ -264,7 +214,7 @@ class TeamModule(LightningModule):
         for index in range(steps):
             batch = collate(agent, micro[index] if index < len(micro) else [], self.chat.pad_id)
             with self._sync_gradients(index == steps - 1):
-                loss, values = self.objective.loss(*self._forward(batch), batch, size)
+                loss, values = self.objective.loss(*self.policies.forward(batch), batch, size)
                 self.manual_backward(loss * world()[1])  # the strategy averages gradients over ranks
             sums.update({key: value.item() for key, value in values.items()})
         norm = self._clip(agent)

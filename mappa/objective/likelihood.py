@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Likelihood:
-    """With `select=consensus` Multiagent Finetuning (arXiv 2501.05707), with `select=graded` STaR (arXiv 2203.14465)."""
+    """`select=consensus`: Multiagent Finetuning (arXiv 2501.05707); `select=graded`: STaR (arXiv 2203.14465)."""
 
     def __init__(
         self,

@@ -22,9 +22,10 @@ class Agent:
         self,
         name: str,
         role: str,
-        max_tokens: int,
         system: str = "",
         prompt: str = "",
+        *,
+        max_tokens: int,
         reply: str = "{{heard}}",
         adapter: str | None = None,
         max_turns: int = 1,
@@ -36,8 +37,8 @@ class Agent:
 
         Args:
             role: the job in one line, shown to the judge.
-            max_tokens: completion budget of one turn, in tokens.
             prompt: first user message; may use `task`, `files`, `artifacts`, and what the team offers.
+            max_tokens: completion budget of one turn, in tokens.
             reply: user message where it goes on from an action instead; may use the same.
             adapter: who learns from what it says; None = an adapter of the seat's own name, `base` = the frozen base
                 speaks and nobody learns. Seats that name the same one share it.

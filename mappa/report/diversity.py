@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
 from mappa.report.statistics import interval, majority
 from mappa.select.consensus import chains
+from mappa.task.base import TaskSet
 from mappa.text import strip_reasoning
-from mappa.types import Action, Episode, Grade
+from mappa.types import Action, Episode
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Answers:
     """The episode's grade; 0 where it ended in an error."""
 
 
-def first_answers(episode: Episode, vote: Callable[[str], str | None], grade: Callable[[str], Grade]) -> Answers | None:
+def first_answers(episode: Episode, task_set: TaskSet) -> Answers | None:
     """None where no generator spoke."""
     actions = tuple(chain[0][-1] for chain in chains(episode))
     if not actions:
@@ -37,8 +38,8 @@ def first_answers(episode: Episode, vote: Callable[[str], str | None], grade: Ca
     texts = [strip_reasoning(action.text) for action in actions]
     return Answers(
         actions,
-        tuple(vote(text) for text in texts),
-        tuple(grade(text).score for text in texts),
+        tuple(task_set.vote(text) for text in texts),
+        tuple(task_set.grade(episode.task, text, None).score for text in texts),
         0.0 if episode.grade is None else episode.grade.score,
     )
 

@@ -24,8 +24,8 @@ class Debate:
     r"""Chain k is generator k, then critic k in every further round, who goes on from the last answer of its chain.
 
     Seats are `generator_1`, ..., `critic_1`, ..., and `summariser`. The answer is the text of the first chain whose
-    last answer is a most frequent one; between equally frequent answers the episode's seed decides (departure: the authors'
-    code takes the largest string, the paper says at random). Where no answer can be read it is the last text.
+    last answer is a most frequent one; between equally frequent answers the episode's seed decides (departure: the
+    authors' code takes the largest string, the paper says at random). Where no answer can be read it is the last text.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ async def scene_of():
                 pass
 
             task = Task("t", "Compute 1 + 1.")
-            return Scene("e", task, 0, engine, chat, pool, 1.0, 1.0, tool_tokens, ignore, stack)
+            return Scene("e", task, 0, engine, chat, pool, 1.0, 1.0, tool_tokens, ignore, str, True, stack)
 
         yield make
     await pool.close()
@@ -138,5 +138,5 @@ def test_a_placeholder_of_a_later_agent_is_refused():
 
 async def test_handoff_cleans(scene_of):
     scene = scene_of(Scripted("x</think> said <|im_start|>"))
-    action = await Agent("a", "", "s", "{{task}}", 20).act(scene, {"task": "?"})
+    action = await Agent("a", "", "s", "{{task}}", max_tokens=20).act(scene, {"task": "?"})
     assert handoff(scene, action) == "said"

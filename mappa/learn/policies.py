@@ -1,0 +1,106 @@
+"""Log-probabilities of what was sampled: under each agent's adapter, and under the frozen base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mappa.errors import EngineError
+from mappa.learn.batch import Row, collate, cut_micro_batches
+from mappa.ranks import gather
+from mappa.types import Batch, Sample
+
+if TYPE_CHECKING:
+    from mappa.policy.forward import Policy
+    from mappa.policy.lora import Adapters
+
+
+class Old(StrEnum):
+    """Where log pi_old of an epoch's actions comes from, with no second forward pass where there is no need of one."""
+
+    NOT_NEEDED = "not_needed"
+    OF_ENGINE = "of_engine"
+    OF_TRAINER = "of_trainer"
+
+
+class TeamPolicies:
+    """The `Policies` of an objective. Every call is collective."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        adapters: Adapters,
+        pad_id: int,
+        micro_batch_tokens: int,
+        max_engine_gap: float,
+        old: Callable[[], Old],
+    ) -> None:
+        """`old`: asked once an epoch. The others: see conf/train.yaml, module."""
+        self._policy, self._adapters, self._pad_id = policy, adapters, pad_id
+        self._micro_batch_tokens, self._max_engine_gap = micro_batch_tokens, max_engine_gap
+        self._old = old
+
+    def check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
+        """Before the first update engine and trainer must agree on what was sampled: same temperature, same adapter.
+
+        Raises:
+            EngineError: their log-probabilities are further apart than `max_engine_gap` nats per token on average.
+        """
+        for agent in self._adapters.agents:
+            mine = [sample for sample in samples if sample.action.agent == agent][:count]
+            self._adapters.select(agent)
+            ours, theirs = self.logprobs(mine), [torch.tensor(sample.action.logprobs) for sample in mine]
+            gaps = [(a - b).abs().mean().item() for a, b in zip(ours, theirs, strict=True)]
+            gap = sum(gaps) / len(gaps) if gaps else 0.0
+            if gap > self._max_engine_gap:
+                raise EngineError(
+                    f"engine and trainer disagree about agent '{agent}' by {gap:.3f} nats per token before the first "
+                    f"update (module.max_engine_gap={self._max_engine_gap}): check temperature, dtype and adapters"
+                )
+
+    def now(self, samples: Sequence[Sample]) -> list[Tensor | None]:
+        """Log-probabilities before the first update, with no second forward where there is no need of one.
+
+        None each when one update is taken (pi_old = pi_theta); the engine's own when it shares the trainer's weights.
+        """
+        old = self._old()
+        if old is Old.NOT_NEEDED:
+            return [None] * len(samples)
+        if old is Old.OF_ENGINE:
+            return [torch.tensor(sample.action.logprobs) for sample in samples]
+        found: dict[str, Tensor] = {}
+        for agent in self._adapters.agents:
+            self._adapters.select(agent)
+            mine = [sample for sample in samples if sample.action.agent == agent]
+            found |= dict(zip((s.action.id for s in mine), self.logprobs(mine), strict=True))
+        return [found[sample.action.id] for sample in samples]
+
+    def base(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of the frozen base with its adapters switched off; all agents share it."""
+        with self._adapters.disabled():
+            return self.logprobs(samples)
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's completion under whichever adapter is selected; float32 on the host."""
+        rows = [Row(sample, torch.zeros(len(sample.action.completion_ids))) for sample in samples]
+        found: dict[str, Tensor] = {}
+        micro = cut_micro_batches(rows, self._micro_batch_tokens)
+        with self._adapters.evaluating():
+            for index in range(max(gather(len(micro)))):
+                part = micro[index] if index < len(micro) else []
+                batch = collate("", part, self._pad_id)
+                logprobs_N, _ = self.forward(batch)
+                lengths = [len(row.sample.action.completion_ids) for row in part]
+                for row, values in zip(part, logprobs_N.cpu().split(lengths), strict=True):
+                    found[row.sample.action.id] = values
+        return [found[sample.action.id] for sample in samples]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies at the batch's loss positions; see `Policy.forward`."""
+        device = next(self._adapters.model.parameters()).device
+        return self._policy(batch.input_ids_BT.to(device), batch.loss_mask_BT.to(device))
