@@ -94,8 +94,8 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
     Raises:
         ConfigError: says which, and what does.
     """
-    if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1:
-        raise ConfigError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be at least 1")
+    if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 0:
+        raise ConfigError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be at least 0 (0: validation alone)")
     limits = [limit for limit in (parts.model.context_length(), cfg.engine.get("context_length")) if limit]
     if limits:
         check_budget(parts.team, min(limits))
@@ -183,7 +183,8 @@ def train(cfg: DictConfig) -> Path:
         callbacks = [make(callback, _convert_="all") for callback in cfg.callbacks.values() if callback is not None]
         if checkpoint is not None:
             OmegaConf.save(cfg, Path(cfg.paths.run) / ".hydra" / f"resumed-{checkpoint.name}.yaml")
-        trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger))
+        none = {"limit_train_batches": 0} if cfg.trainer.max_epochs == 0 else {}  # else an epoch would be played
+        trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger), **none)
         with peers():
             trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
     finally:

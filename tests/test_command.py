@@ -103,7 +103,7 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("train +experiment=quickstart model.path=/no/such/model", "is not a model folder (no config.json in it)"),
         ("train +experiment=quickstart model.path=tests", "is not a model folder (no config.json in it)"),
         ("train +experiment=quickstart model.path=a/b/c", "model.path=a/b/c is neither a folder nor a hub id"),
-        ("train +experiment=quickstart +module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.learn.loss."),
+        ("train +experiment=quickstart +objective.loss.clip=1", "unknown key 'objective.loss.clip'; mappa.learn."),
         ("train +experiment=quickstart +trainer.max_epoch=1", "unknown key 'trainer.max_epoch'; lightning.pytorch."),
         ("train +experiment=quickstart data.temperature=0", "data.temperature=0 must be greater than 0"),
         ("train +experiment=quickstart data.seed=${nope}", "data.seed: Interpolation key 'nope' not found"),

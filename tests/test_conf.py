@@ -17,8 +17,13 @@ from mappa.train import train
 from tests.conftest import compose_config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-GROUPS = ("team", "task", "engine", "judge", "credit", "sandbox", "model", "trainer", "callbacks", "logger", "paths")
+GROUPS = (
+    *("team", "task", "engine", "judge", "objective", "credit", "select", "sandbox", "model", "trainer", "callbacks"),
+    *("logger", "paths"),
+)
 OPTIONS = [[f"{group}={path.stem}" for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS]
+BARE = ["task=arithmetic", "team=solo"]
+"""No experiment, whose values would fit one team alone."""
 TOGETHER = [[word for word in words if word] for words in zip_longest(*OPTIONS)]
 """Every option of every group, in as few compositions as there are options of the largest group."""
 
@@ -41,7 +46,7 @@ def test_every_experiment_composes_and_binds(name: str, tmp_path: Path):
 def test_every_option_composes_and_binds(words: list[str], tmp_path: Path):
     if "judge=rubric_tabular" in words:  # it needs to know this team's artifacts
         words = [*(word for word in words if not word.startswith("team=")), "team=data_science"]
-    check(compose_config(["+experiment=quickstart", *words], tmp_path))
+    check(compose_config([*BARE, *words], tmp_path))
 
 
 def test_no_option_is_left_out():
@@ -65,7 +70,7 @@ def test_every_debug_mode_composes_and_binds(mode: str, tmp_path: Path):
         ),
         ("+sede=1", r"unknown configuration key 'sede'; available: .*seed"),
         ("+callbacks.judge.jugde=1", "unknown key 'callbacks.judge.jugde'"),
-        ("+module.loss.clip=1", "unknown key 'module.loss.clip'; mappa.learn.loss.LossConfig takes"),
+        ("+objective.loss.clip=1", "unknown key 'objective.loss.clip'; mappa.learn.loss.LossConfig takes"),
         ("engine._target_=mappa.engine.hf.Nope", "engine._target_=mappa.engine.hf.Nope cannot be imported"),
         ("~engine.max_batch", None),
     ],

@@ -53,7 +53,7 @@ class Prompt:
             system: first message; may use the placeholders like `user`.
             user: the evidence, see `PLACEHOLDERS`.
             correction: sent once when a reply names no score.
-            rubrics: agent -> what is expected of it; `default` serves all others.
+            rubrics: seat, or kind of seat (`critic` for `critic_2`) -> what is expected; `default` for all others.
             input_chars: longest conversation shown.
             output_chars: longest agent output shown.
             tool_chars: longest tool feedback shown.
@@ -100,7 +100,7 @@ class Prompt:
             "agent": clean(action.seat),
             "role": clean(action.role),
             "turn": str(action.turn + 1),
-            "rubric": self._rubrics.get(action.seat, self._rubrics["default"]).strip(),
+            "rubric": self._rubric(action.seat),
             "input": fence("input", head_tail(_conversation(action.messages), self._input_chars)),
             "output": output,
             "feedback": _feedback(action, self._tool_chars),
@@ -111,6 +111,11 @@ class Prompt:
             "outcome": _outcome(evidence, sees_ground_truth),
             "truth": _truth(evidence, sees_ground_truth),
         }
+
+    def _rubric(self, seat: str) -> str:
+        """The seat's own, or that of its kind: `critic_2` is a `critic`."""
+        kind = seat.rpartition("_")[0] if seat.rpartition("_")[2].isdigit() else seat
+        return (self._rubrics.get(seat) or self._rubrics.get(kind) or self._rubrics["default"]).strip()
 
     def _later(self, evidence: Evidence) -> str:
         if evidence.episode is None:

@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,14 @@ class Source:
     """Field of the problem's text; of several names the first that a record has."""
     answer: str | Sequence[str] = ("answer", "Answer", "expected_answer")
     """Field of the true answer: text or number."""
+    after: str | None = None
+    """The true answer is what follows the last such mark in its field, e.g. `####` in GSM8K's solutions."""
     id: str | Sequence[str] = ("id", "ID", "unique_id")
     """Field of the record's id; without one the id is made from the problem's text."""
     kind: str | None = None
     """Field of the stratum (e.g. `level`); without one it is the set's name."""
+    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Field -> values; records with another value are left out, e.g. `level: [1, 2, 3]`."""
     limit: int | None = None
     """Take this many problems, drawn without replacement with `seed`, in file order."""
     seed: int = 42
@@ -173,11 +177,10 @@ def _tasks(source: Source, name: str, data_dir: str | None) -> list[Task]:
     path = str(Path(data_dir) / source.file) if local else source.path
     if path is None:
         raise TaskError(f"{name}: {source.file} is looked for in task.data_dir, which is not set (MAPPA_DATA)")
-    tasks = [
-        _task(record, source, name, f"{path}, record {index}") for index, record in enumerate(_records(path, source))
-    ]
+    records = [(f"{path}, record {index}", record) for index, record in enumerate(_records(path, source))]
+    tasks = [_task(record, source, name, at) for at, record in records if _wanted(record, source, at)]
     if not tasks:
-        raise TaskError(f"{path}: no records")
+        raise TaskError(f"{path}: no records" + (f" where {dict(source.where)}" if records else ""))
     seen: set[str] = set()
     for task in tasks:
         if task.id in seen:
@@ -186,14 +189,26 @@ def _tasks(source: Source, name: str, data_dir: str | None) -> list[Task]:
     return tasks
 
 
-def _task(record: Any, source: Source, name: str, where: str) -> Task:
+def _wanted(record: Any, source: Source, where: str) -> bool:
     if not isinstance(record, Mapping):
         raise TaskError(f"{where}: a record is an object with named fields, not {type(record).__name__}")
+    missing = [key for key in source.where if key not in record]
+    if missing:
+        raise TaskError(f"{where}: no field {missing[0]}, which `where` asks for; it has {', '.join(map(str, record))}")
+    return all(record[key] in values for key, values in source.where.items())
+
+
+def _task(record: Mapping[str, Any], source: Source, name: str, where: str) -> Task:
     question = _text(_field(record, source.question, "question", where), where)
     identity = next((record[key] for key in _names(source.id) if record.get(key) is not None), None)
     if identity is None:
         identity = hashlib.sha256(normalised(question).encode()).hexdigest()[:12]
     answer = _text(_field(record, source.answer, "answer", where), where)
+    if source.after is not None:
+        _, mark, answer = answer.rpartition(source.after)
+        if not mark:
+            raise TaskError(f"{where}: the answer has no '{source.after}', after which it is looked for (`after`)")
+        answer = _text(answer, where)
     kind = name if source.kind is None else _text(_field(record, source.kind, "kind", where), where)
     return Task(id=f"{name}/{identity}", question=question, answer=answer, kind=kind)
 

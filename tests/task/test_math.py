@@ -176,3 +176,57 @@ def test_a_held_out_set_that_was_trained_on_is_refused() -> None:
     task = MathTask("amc", {"path": f"{folder}/amc.json"}, {"amc_eval_32": {"path": f"{folder}/amc_eval_32.json"}})
     with pytest.raises(TaskError, match="32 of the 32 problems of validation set amc_eval_32"):
         task.validation()
+
+
+GSM8K = [
+    {"question": f"Add {n} and {n}.", "answer": f"{n} + {n} = <<{n}+{n}={2 * n}>>{2 * n}\n#### {sign}{2 * n:,}"}
+    for n, sign in ((1, ""), (700, ""), (3, "-"))
+]
+
+
+def test_the_answer_after_a_mark_and_records_of_some_levels(tmp_path: Path) -> None:
+    path = written(tmp_path / "gsm.json", GSM8K)
+    tasks = MathTask("g", {"path": path, "after": "####"}).train()
+    assert [task.answer for task in tasks] == ["2", "1,400", "-6"]
+    assert MathTask("g").grade(tasks[1], "\\boxed{1400}", None).score == 1.0
+    with pytest.raises(TaskError, match="the answer has no 'Answer:', after which it is looked for"):
+        MathTask("g", {"path": path, "after": "Answer:"}).train()
+
+    levels = [record | {"level": n % 3 + 1} for n, record in enumerate(RECORDS)]
+    path = written(tmp_path / "levels.json", levels)
+    easy = MathTask("m", {"path": path, "where": {"level": [1, 2]}, "kind": "level"}).train()
+    assert {task.kind for task in easy} == {"1", "2"}
+    assert len(easy) == 7
+    with pytest.raises(TaskError, match=r"no records where \{'level': \[9\]\}"):
+        MathTask("m", {"path": path, "where": {"level": [9]}}).train()
+    with pytest.raises(TaskError, match="no field grade, which `where` asks for; it has prompt, answer, id, level"):
+        MathTask("m", {"path": path, "where": {"grade": [1]}}).train()
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math_l123"])
+def test_shipped_debate_tasks_draw_disjoint_seeded_splits_of_the_datasets_own_fields(name: str, tmp_path: Path) -> None:
+    """The presets on files with the hub's field names; the hub itself cannot be reached from a test."""
+    if name == "gsm8k":
+        make = lambda n: {"question": f"Add {n} and 1.", "answer": f"So.\n#### {n + 1}"}  # noqa: E731
+    else:
+        make = lambda n: {  # noqa: E731
+            "problem": f"Add {n} and 1.",
+            "answer": str(n + 1),
+            "level": n % 5 + 1,
+            "unique_id": f"u{n}",
+        }
+    train, test = (written(tmp_path / f"{k}.json", [make(n) for n in numbers]) for k, numbers in SPLITS.items())
+    task = shipped(name, *task_words(name, train, test))
+    drawn, held_out = task.train(), task.validation()[name]
+    assert (len(drawn), len(held_out)) == (500, 500)
+    assert not {t.question for t in drawn} & {t.question for t in held_out}
+    assert [t.id for t in drawn] == [t.id for t in shipped(name, *task_words(name, train, test)).train()]
+    if name == "math_l123":
+        assert {t.kind for t in drawn} == {"1", "2", "3"}
+
+
+SPLITS = {"train": range(2000), "test": range(2000, 4000)}
+
+
+def task_words(name: str, train: str, test: str) -> list[str]:
+    return [f"task.train.path={train}", f"task.validation.{name}.path={test}"]
