@@ -40,6 +40,7 @@ from mappa.command import (
 )
 from mappa.config import CONF, check, check_imported, make, register_resolvers
 from mappa.errors import ConfigError
+from mappa.play.episodes import stored_files
 from mappa.play.rollout import adapters_of, check_budget
 
 if TYPE_CHECKING:
@@ -115,6 +116,14 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
     if "select" in cfg.objective:
         select = make(cfg.objective.select)
         select.check(list(parts.team.agents), parts.task_set)
+    if cfg.data.stored is not None:
+        stored_files(cfg.data.stored, parts.team.agents)
+    for key, given in (("data.stored", cfg.data.stored is not None), ("engine=teacher", "teacher" in cfg.engine)):
+        if given and "credit" in cfg.objective:
+            raise ConfigError(
+                f"objective=policy_gradient learns from what its own adapters have just said, not from {key}; use "
+                "objective=likelihood"
+            )
     passes = cfg.objective.get("passes", 1)
     if cfg.data.updates_per_epoch % passes:
         raise ConfigError(

@@ -48,6 +48,13 @@ class Engine(Protocol):
     def attach(self, adapters: Adapters, chat: Chat, model_path: str) -> None:
         """Get to know the policy: called once, before the first rollout."""
 
+    def playing(self, purpose: str, epoch: int) -> Engine:
+        """Who plays the episodes of a rollout: itself, as a rule.
+
+        Args:
+            purpose: `train`, or the name of a validation set.
+        """
+
     def lane(self) -> object:
         """Async context of one concurrent requester; see `BaseEngine.lane`."""
 
@@ -73,6 +80,10 @@ class BaseEngine:
     """Defaults for engines that need no barrier between requesters."""
 
     shares_weights = False
+
+    def playing(self, purpose: str, epoch: int) -> Engine:
+        """Itself by default."""
+        return self
 
     @asynccontextmanager
     async def lane(self) -> AsyncIterator[None]:

@@ -16,7 +16,7 @@ from lightning import LightningDataModule
 from mappa.engine.base import Engine
 from mappa.errors import ConfigError
 from mappa.learn.batch import Row, cut_updates
-from mappa.play.episodes import read_episodes, to_json, write_episodes
+from mappa.play.episodes import read_episodes, stored_files, to_json, write_episodes
 from mappa.play.loop import EventLoop
 from mappa.play.rollout import Job, Listener, Rollout, Team, check_budget
 from mappa.ranks import gather, world
@@ -50,8 +50,14 @@ class RolloutDataModule(LightningDataModule):
         tool_tokens: PositiveInt = 512,
         seed: int = 0,
         folder: str | None = None,
+        stored: str | None = None,
     ) -> None:
-        """`folder`: where the episodes of each epoch are kept; None = nowhere. The others: see conf/train.yaml."""
+        """
+        Args:
+            folder: where the episodes of each epoch are kept; None = nowhere.
+            stored: another run's folder, whose episodes are this run's first epoch; None = it plays its own.
+            The others: see conf/train.yaml.
+        """
         super().__init__()
         self.task_set, self.team, self.engine, self.pool = task_set, team, engine, pool
         self.updates_per_epoch = updates_per_epoch
@@ -69,6 +75,7 @@ class RolloutDataModule(LightningDataModule):
         self._tasks_per_epoch, self._samples_per_task = tasks_per_epoch, samples_per_task
         self._concurrency, self._top_p, self._tool_tokens, self._seed = concurrency, top_p, tool_tokens, seed
         self._folder = Path(folder) if folder else None
+        self._stored = stored
         self._rollout: Rollout | None = None
         self._collected = -1
 
@@ -87,14 +94,18 @@ class RolloutDataModule(LightningDataModule):
         rank, size = world()
         rollout = self._ready()
         listeners = [callback for callback in self.trainer.callbacks if isinstance(callback, Listener)]
+        engine = self.engine.playing(purpose, self.epoch)
         with self.timed("sync"):
-            self.loop.run(self.engine.sync(self.trainer.lightning_module.version))
-            self.loop.run(self.engine.wake())
+            self.loop.run(engine.sync(self.trainer.lightning_module.version))
+            self.loop.run(engine.wake())
         try:
             with self.timed("generate" if purpose == "train" else "validate"):
-                return self.loop.run(rollout.collect(jobs[rank::size], purpose, listeners, temperature, top_p))
+                played = replace(rollout, engine=engine).collect(
+                    jobs[rank::size], purpose, listeners, temperature, top_p
+                )
+                return self.loop.run(played)
         finally:
-            self.loop.run(self.engine.sleep())
+            self.loop.run(engine.sleep())
 
     def with_grade(self, episode: Episode) -> Episode:
         """The same, or where it ended in an error: with the task's grade of a failed run."""
@@ -169,6 +180,8 @@ class RolloutDataModule(LightningDataModule):
 
     def _collect_epoch(self) -> list[Episode]:
         """Play this epoch's episodes, or take them from disk when a killed run had already played them."""
+        if self._stored is not None and self.epoch == 0:
+            return self._of_another_run(self._stored)
         jobs = self._jobs(self.epoch)
         path, header = self.episodes_path(self.epoch), self.header()
         stored = None if path is None else read_episodes(path, header)
@@ -186,6 +199,21 @@ class RolloutDataModule(LightningDataModule):
             if rank == 0:
                 write_episodes(path, header, [to_json(episode) for episode in everyone])
         return episodes
+
+    def _of_another_run(self, run: str) -> list[Episode]:
+        """This rank's share of all episodes that another run has stored.
+
+        Raises:
+            ConfigError: they are of another tokenizer.
+        """
+        rank, size = world()
+        episodes = [episode for path in stored_files(run) for episode in read_episodes(path)]
+        action = episodes[0].actions[0]
+        if self.trainer.lightning_module.chat.decode(action.completion_ids) != action.text:
+            raise ConfigError(f"data.stored={run}: its tokens are not this model's; it was made with another tokenizer")
+        self._ready()
+        self.loop.run(self._replay(episodes[rank::size]))
+        return episodes[rank::size]
 
     async def _replay(self, episodes: Sequence[Episode]) -> None:
         """Tell the listeners of stored episodes as if they had just been played, so that they are judged."""

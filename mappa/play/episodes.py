@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mappa.errors import ConfigError
 from mappa.types import Action, Episode, Grade, Message, StopReason, Task, ToolRun
 
 
@@ -28,15 +29,45 @@ def write_episodes(path: Path, header: Mapping[str, Any], episodes: Sequence[Map
     write_lines(path, [header, *episodes])
 
 
-def read_episodes(path: Path, header: Mapping[str, Any]) -> list[Episode] | None:
-    """What `write_episodes` wrote under exactly this header; None if there is no file, or it is of other weights."""
+def read_episodes(path: Path, header: Mapping[str, Any] | None = None) -> list[Episode] | None:
+    """What `write_episodes` wrote under exactly this header; None if there is no file, or it is of other weights.
+
+    Args:
+        header: None = under any.
+    """
     if not path.is_file():
         return None
     with path.open() as file:
         lines = [json.loads(line) for line in file]
-    if not lines or lines[0] != dict(header):
+    if not lines or (header is not None and lines[0] != dict(header)):
         return None
     return [from_json(line) for line in lines[1:]]
+
+
+def stored_files(run: str | Path, seats: Collection[str] | None = None) -> list[Path]:
+    """The files of a run's episodes, in the order of its epochs.
+
+    Args:
+        run: its folder, or the folder of the files.
+        seats: of the team that is to learn from them; None = any.
+
+    Raises:
+        ConfigError: there are none, or another team played them.
+    """
+    run = Path(run)
+    files = sorted([*run.glob("epoch=*.jsonl"), *(run / "episodes").glob("epoch=*.jsonl")])
+    if not files:
+        raise ConfigError(f"data.stored={run} holds no episodes (epoch=NNNN.jsonl, in it or in its episodes/)")
+    with files[0].open() as file:
+        file.readline()
+        first = json.loads(file.readline() or '{"actions": []}')
+    spoke = {action["seat"] for action in first["actions"]}
+    if not spoke or (seats is not None and not spoke <= set(seats)):
+        raise ConfigError(
+            f"data.stored={run}: its seats are {', '.join(sorted(spoke)) or 'none'}, this team's are "
+            f"{', '.join(seats or ())}; take the team that played it"
+        )
+    return files
 
 
 def to_json(episode: Episode) -> dict[str, Any]:
