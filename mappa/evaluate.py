@@ -41,7 +41,8 @@ def evaluate(argv: list[str]) -> Path:
     validation = dict(cfg.callbacks.validation)
     validation |= {"folder": str(folder), "samples": int(words["samples"]), "before": True}
     validation["limit"] = None if words["limit"] == "null" else int(words["limit"])
-    OmegaConf.update(cfg, "callbacks", {"validation": validation}, merge=False)
+    callbacks = {"validation": validation, "diversity": cfg.callbacks.get("diversity")}
+    OmegaConf.update(cfg, "callbacks", {k: v for k, v in callbacks.items() if v is not None}, merge=False)
     parts = cheap_parts(cfg, training=False)
     if words["adapters"] != "none":
         check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
@@ -55,7 +56,7 @@ def evaluate(argv: list[str]) -> Path:
         if words["adapters"] != "none":
             module.adapters_from = checkpoint / "adapters"
         callbacks = [
-            make(cfg.callbacks.validation),
+            *(make(callback) for callback in cfg.callbacks.values()),
             ProgressCallback(),
             SummaryCallback(str(folder / "summary.json"), cfg.name),
         ]

@@ -86,6 +86,8 @@ def cheap_parts(cfg: DictConfig, training: bool = True) -> Parts:
     if training:
         parts.task_set.train()
     parts.task_set.validation()
+    if training:
+        check_learning(cfg, parts)
     return parts
 
 
@@ -113,9 +115,17 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
                 f"trainer=deepspeed takes one optimizer, this team of {agents} agents has {agents}; "
                 "use trainer=ddp or trainer=fsdp"
             )
+
+
+def check_learning(cfg: DictConfig, parts: Parts) -> None:
+    """Objective, team, tasks, judge and episodes together.
+
+    Raises:
+        ConfigError: says which, and what does.
+    """
     if "select" in cfg.objective:
         select = make(cfg.objective.select)
-        select.check(list(parts.team.agents), parts.task_set)
+        select.check({seat: agent.adapter for seat, agent in parts.team.agents.items()}, parts.task_set)
     if cfg.data.stored is not None:
         stored_files(cfg.data.stored, parts.team.agents)
     for key, given in (("data.stored", cfg.data.stored is not None), ("engine=teacher", "teacher" in cfg.engine)):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning import Callback
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from mappa.engine.hf import HFEngine
 from mappa.judge.base import BaseJudge, Evidence
@@ -39,6 +40,7 @@ class Kill(Callback, Listener):
     def __init__(self, moment: str) -> None:
         self._moment = moment
         self._epoch = 0
+        self._steps = 0
         self._count = 0
 
     def _die(self, moment: str, when: bool = True) -> None:
@@ -53,10 +55,11 @@ class Kill(Callback, Listener):
         self._die("judging")
 
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
-        self._die("update", optimizer is module.optimizers()[1].optimizer)
+        self._steps += 1
+        self._die("update", self._steps == 2)
 
     def on_train_epoch_end(self, trainer, module) -> None:
-        self._count = 0
+        self._count = self._steps = 0
         if self._moment == "checkpoint" and self._epoch == 1:
             save = trainer.save_checkpoint
 
@@ -165,10 +168,18 @@ def run_ranks(
     return codes
 
 
-def adapters(folder: Path) -> dict[str, bytes]:
-    """The newest checkpoint's adapter files, byte for byte."""
+def adapters(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The newest checkpoint's tensors by adapter and name."""
     newest = max((folder / "checkpoints").glob("epoch=*"), key=lambda p: int(p.name.partition("=")[2]))
-    return {p.parent.name: p.read_bytes() for p in sorted(newest.rglob("adapter_model.safetensors"))}
+    return {p.parent.name: load_file(p) for p in sorted(newest.rglob("adapter_model.safetensors"))}
+
+
+def equal(ours: Mapping[str, Mapping[str, torch.Tensor]], theirs: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
+    """Bit for bit."""
+    return ours.keys() == theirs.keys() and all(
+        ours[agent].keys() == tensors.keys() and all(torch.equal(ours[agent][k], t) for k, t in tensors.items())
+        for agent, tensors in theirs.items()
+    )
 
 
 def summary(folder: Path) -> dict[str, Any]:

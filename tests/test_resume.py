@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import adapters, run, summary
+from tests.runs import adapters, equal, run, summary
 
 MINI = [
     "+experiment=quickstart",
@@ -33,7 +33,7 @@ def test_kill_and_resume_is_bit_identical(moment: str, unbroken: Path, tmp_path:
     assert run(MINI, tmp_path, kill=moment) == -9
     assert not (tmp_path / "checkpoints" / "epoch=2").exists()
     assert run([*MINI, f"resume={tmp_path}"], tmp_path) == 0
-    assert adapters(tmp_path) == adapters(unbroken)
+    assert equal(adapters(tmp_path), adapters(unbroken))
     ours, theirs = summary(tmp_path), summary(unbroken)
     for key in ("epochs", "accuracy_before", "accuracy_after", "reward_by_agent", "actions"):
         assert ours[key] == theirs[key], key
@@ -47,3 +47,28 @@ def test_epochs_do_train(unbroken: Path):
     assert all(first[agent] != last[agent] for agent in ("solver", "executor", "verifier"))
     assert not list(checkpoints[-1].rglob("model*.safetensors"))
     assert sum(p.stat().st_size for p in checkpoints[-1].rglob("*") if p.is_file()) < 8_000_000
+
+
+DEBATE = [
+    "+experiment=quickstart_debate",
+    "+debug=fast",
+    "trainer.max_epochs=3",
+    "data.tasks_per_epoch=6",
+    "data.updates_per_epoch=4",
+    "callbacks.validation.limit=2",
+    "select=consensus",
+]
+
+
+@pytest.mark.parametrize("start", ["base", pytest.param("fresh", marks=pytest.mark.slow)])
+def test_a_later_iteration_of_a_debate_too(start: str, tmp_path: Path):
+    """Killed between two agents' steps, with optimizers half used and a frozen summariser at the table."""
+    words, whole, broken = [*DEBATE, f"objective.start={start}"], tmp_path / "whole", tmp_path / "broken"
+    assert run(words, whole) == 0
+    assert run(words, broken, kill="update") == -9
+    assert run([*words, f"resume={broken}"], broken) == 0
+    assert equal(adapters(broken), adapters(whole))
+    assert sorted(adapters(whole)) == [f"{kind}_{k}" for kind in ("critic", "generator") for k in (1, 2, 3)]
+    ours, theirs = summary(broken), summary(whole)
+    for key in ("epochs", "accuracy_before", "accuracy_after", "actions", "diversity"):
+        assert ours[key] == theirs[key], key

@@ -39,8 +39,11 @@ class Chosen:
 class Selection(Protocol):
     """Pure and seeded: the same episodes give the same choices, in any process."""
 
-    def check(self, seats: Sequence[str], task_set: TaskSet) -> None:
+    def check(self, seats: Mapping[str, str], task_set: TaskSet) -> None:
         """Whether the team and the tasks have what it looks for.
+
+        Args:
+            seats: the team's, each with its adapter.
 
         Raises:
             ConfigError: they have not.

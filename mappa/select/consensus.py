@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from mappa.errors import ConfigError
 from mappa.select.base import Choice, Chosen, Gather, purity, vote_of
-from mappa.types import Action, Episode
+from mappa.types import BASE, Action, Episode
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Le
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mappa.task.base import TaskSet
 
 GENERATOR, CRITIC = re.compile(r"generator_(\d+)"), re.compile(r"critic_(\d+)")
+SUMMARISER = "summariser"
 """Seats of a debate; equal numbers are one chain: what a generator said, its critic revises."""
 
 
@@ -41,11 +42,16 @@ class Consensus:
         """
         self._w, self._min_votes = w, min_votes
 
-    def check(self, seats: Sequence[str], task_set: TaskSet) -> None:
+    def check(self, seats: Mapping[str, str], task_set: TaskSet) -> None:
         if not any(GENERATOR.fullmatch(seat) for seat in seats):
             raise ConfigError(
                 "select=consensus needs a debate (team=debate, seats generator_1, ...); this team has: "
                 f"{', '.join(seats)}"
+            )
+        if seats.get(SUMMARISER, BASE) != BASE:
+            raise ConfigError(
+                f"the summariser of a debate that select=consensus learns from is the frozen base: nothing it says is "
+                f"ever learned; set team.summariser.adapter={BASE}"
             )
 
     def choose(self, episodes: Sequence[Episode], task_set: TaskSet, gather: Gather) -> Chosen:

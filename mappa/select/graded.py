@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mappa.errors import ConfigError
@@ -19,7 +19,7 @@ class Graded:
     It uses the ground truth. What was said under a hint is learned under the plain prompt (`Action.plain_ids`).
     """
 
-    def check(self, seats: Sequence[str], task_set: TaskSet) -> None:
+    def check(self, seats: Mapping[str, str], task_set: TaskSet) -> None:
         if any(task.answer is None for task in task_set.train()):
             raise ConfigError(
                 "select=graded needs tasks with answers, which this task set has not; use select=consensus"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from mappa.types import Action
 if TYPE_CHECKING:
     from pydantic import PositiveInt
 
+log = logging.getLogger(__name__)
 _REPLY = "These are the answers of others to the same problem:\n{{heard}}\n\nUse them to give an updated answer."
 
 
@@ -51,6 +53,10 @@ class Debate:
             reply: what a critic is told; may use the same as its prompt.
             shared: one adapter for all seats whose own is not named.
         """
+        if size % 2 == 0:
+            log.warning("team.size=%d is even: where the vote is split in halves, chance decides", size)
+        if rounds == 1 and (critic is not None or summariser is not None):
+            log.warning("team.rounds=1: the vote alone; critics and summariser do not speak")
         names = range(1, size + 1)
         self._rounds = rounds
         self._generators = [make_agent(f"generator_{k}", {"reply": reply} | dict(generator), shared) for k in names]

@@ -51,6 +51,17 @@ async def generate(adapters: Adapters, requests: list[tuple[str, tuple[int, ...]
         await engine.close()
 
 
+async def test_the_base_speaks_as_if_there_were_no_adapters(adapters: Adapters):
+    """A frozen seat beside seats that learn: equal prompts and seeds give equal words, whatever others learned."""
+    wanted = [("base", prompt, Sampling(16, seed=i)) for i, prompt in enumerate(prompts(3))]
+    others = [(agent, prompt, Sampling(16, seed=i)) for agent in adapters.agents for i, prompt in enumerate(prompts(3))]
+    alone = Adapters(MODEL.load(), ("solver",), rank=4)  # as created: no adapter changes anything yet
+    reference = await generate(alone, [("solver", prompt, sampling) for _, prompt, sampling in wanted])
+    found = await generate(adapters, [*wanted, *others])
+    assert [c.token_ids for c in found[:3]] == [c.token_ids for c in reference]
+    assert [c.token_ids for c in found[3:6]] != [c.token_ids for c in reference], "or this could not fail"
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 async def test_logprobs_are_the_trainers(adapters: Adapters, temperature: float):
     """Measured: at most 3e-6 apart in float32, with mixed prompt lengths and two adapters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mappa.learn.batch import Row, collate, cut_micro_batches, cut_updates
+from mappa.learn.batch import Row, collate, cut_micro_batches, cut_updates, row_warnings
 from tests.conftest import make_sample
 
 
@@ -52,3 +52,23 @@ def test_updates_partition_the_rows_evenly_per_agent():
 
 def test_fewer_rows_than_updates_leave_empty_steps():
     assert [len(step) for step in cut_updates([row("a")], 3, seed=0)] == [1, 0, 0]
+
+
+def test_passes_go_over_all_rows_each_in_its_own_steps_and_order():
+    rows = [row(f"{agent}{i}", agent=agent) for agent in ("a", "b") for i in range(6)]
+    steps = cut_updates(rows, 4, seed=1, passes=2)
+    names = [[r.sample.action.id for r in step] for step in steps]
+    everything = sorted(r.sample.action.id for r in rows)
+    assert sorted(names[0] + names[1]) == sorted(names[2] + names[3]) == everything
+    assert names[0] + names[1] != names[2] + names[3]
+    assert names[:2] == [[r.sample.action.id for r in step] for step in cut_updates(rows, 2, seed=1)]
+
+
+def test_what_leaves_too_little_to_learn_from_is_told():
+    agents = ["a", "b", "c"]
+    assert row_warnings({"a": 0}, agents, 2.0, anew=True) == ["nothing was kept to learn from; no update is made"]
+    (left_out, few) = row_warnings({"a": 40, "b": 15}, agents, 2.0, anew=True)
+    assert left_out == "nothing of c was kept; no update for it"
+    assert few.startswith("b learns from 7.5 actions a step")
+    assert row_warnings({"a": 40, "b": 15, "c": 16}, agents, 2.0, anew=False) == []
+    assert row_warnings({"a": 40, "b": 16, "c": 16}, agents, 2.0, anew=True) == []

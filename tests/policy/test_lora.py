@@ -12,6 +12,7 @@ from mappa.config import ASSETS
 from mappa.errors import CheckpointError
 from mappa.policy.lora import Adapters
 from mappa.policy.model import Model
+from mappa.types import BASE
 
 AGENTS = ("solver", "executor", "verifier")
 
@@ -79,6 +80,32 @@ def test_disabled_is_the_base(adapters: Adapters):
     with adapters.disabled():
         assert torch.equal(logits(adapters.model), expected)
     assert not torch.allclose(logits(adapters.model), expected)
+
+
+def test_disabling_leaves_every_adapter_trainable(adapters: Adapters):
+    with adapters.disabled():
+        pass
+    assert all(p.requires_grad for agent in AGENTS for p in adapters.parameters(agent))
+
+
+def test_the_base_acts_whatever_was_selected(adapters: Adapters):
+    base = logits(adapters.base)
+    perturb(adapters)
+    adapters.select("executor")
+    with adapters.acting(BASE):
+        assert torch.equal(logits(adapters.model), base)
+    assert not torch.allclose(logits(adapters.model), base), "the one selected before acts again"
+    with adapters.acting("solver"):
+        assert not torch.allclose(logits(adapters.model), base)
+
+
+def test_reset_restores_the_creation_bit_for_bit(adapters: Adapters):
+    before = weights(adapters)
+    perturb(adapters)
+    assert all(not torch.equal(before[agent], now) for agent, now in weights(adapters).items())
+    adapters.reset()
+    assert all(torch.equal(before[agent], now) for agent, now in weights(adapters).items())
+    assert all(p.requires_grad for agent in AGENTS for p in adapters.parameters(agent))
 
 
 def test_round_trip_and_stock_peft(adapters: Adapters, tmp_path):

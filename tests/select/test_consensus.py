@@ -107,8 +107,14 @@ def test_purity_is_told_but_never_used():
 
 def test_a_team_without_generators_is_refused():
     with pytest.raises(ConfigError, match=r"select=consensus needs a debate .*; this team has: solver"):
-        Consensus().check(["solver"], TASKS)
-    Consensus().check(["generator_1"], TASKS)
+        Consensus().check({"solver": "solver"}, TASKS)
+    Consensus().check({"generator_1": "generator_1"}, TASKS)
+
+
+def test_a_summariser_that_would_learn_is_refused():
+    Consensus().check({"generator_1": "agent", "summariser": BASE}, TASKS)
+    with pytest.raises(ConfigError, match=r"set team\.summariser\.adapter=base"):
+        Consensus().check({"generator_1": "agent", "summariser": "agent"}, TASKS)
 
 
 def test_graded_takes_the_first_right_answer_and_a_hinted_one_only_without_it():
@@ -129,4 +135,4 @@ def test_graded_needs_a_key():
             return [Task("t", "q")]
 
     with pytest.raises(ConfigError, match=r"select=graded needs tasks with answers"):
-        Graded().check(["solver"], Keyless())
+        Graded().check({"solver": "solver"}, Keyless())
