@@ -233,6 +233,7 @@ class RolloutDataModule(LightningDataModule):
                 id=f"{epoch:04d}-{index * self._samples_per_task + copy:05d}",
                 task=task,
                 seed=stable_seed(self._seed, "train", epoch, index, copy),
+                epoch=epoch,
             )
             for index, task in enumerate(tasks)
             for copy in range(self._samples_per_task)

@@ -86,6 +86,8 @@ class Job:
     id: str
     task: Task
     seed: int
+    epoch: int | None = None
+    """Of training; None for held-out tasks."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Rollout:
                 tool_tokens=self.tool_tokens,
                 on_action=on_action,
                 vote=self.task_set.vote,
-                training=purpose == "train",
+                epoch=job.epoch,
                 stack=stack,
             )
             try:

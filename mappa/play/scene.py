@@ -35,8 +35,8 @@ class Scene:
     """Told of each action as it finishes."""
     vote: Callable[[str], str | None]
     """The answer that a text gives, in the task's normal form; None = none can be read."""
-    training: bool
-    """False where held-out tasks are played."""
+    epoch: int | None
+    """Of training; None where held-out tasks are played."""
     stack: AsyncExitStack
     """Closes the kernel when the episode ends."""
     actions: list[Action] = field(default_factory=list)

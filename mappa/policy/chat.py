@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mappa.text import head_tail
@@ -48,6 +49,15 @@ class Chat:
         if completion_ids and completion_ids[-1] == suffix[0]:  # the end-of-turn token was sampled already
             suffix = suffix[1:]
         return (*prompt_ids, *completion_ids, *suffix)
+
+    @cached_property
+    def opened(self) -> tuple[int, ...]:
+        """An assistant's turn, opened after nothing: the context of a message that stands by itself."""
+        before = self._text([Message("user", _MARK)])
+        closed = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=False, **self._template
+        )
+        return self._encode(before.removeprefix(closed))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

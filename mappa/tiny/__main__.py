@@ -1,4 +1,4 @@
-"""Make a tiny base model for a quickstart: `python -m mappa.tiny [arithmetic | debate | tabular] [--out FOLDER]`.
+"""Make a tiny base model for a quickstart: `python -m mappa.tiny [NAME] [--out FOLDER]`.
 
 A Qwen3-architecture model of under a million parameters with its own byte-level tokenizer is imitation-trained on
 demonstrations of the experiment's team that have flaws on purpose. So the untrained team is right about half of the
@@ -16,7 +16,7 @@ from pathlib import Path
 from mappa.command import help_text, run_guarded
 from mappa.config import ASSETS, compose
 
-NAMES = ("arithmetic", "debate", "tabular")
+NAMES = ("arithmetic", "debate", "relay", "tabular")
 
 
 def make(name: str, out: Path | None, steps: int | None, seed: int) -> tuple[Path, float]:

@@ -18,8 +18,8 @@ TEMPLATE = (
 Example = tuple[list[int], list[int]]
 """Token ids, and as many labels: the same where the demonstrator speaks, UNLEARNED elsewhere."""
 UNLEARNED = -100
-_WORDS = r"(?<!\d)-?\d+| ?\p{L}+| [^\s\p{L}\d](?!\d)|[^\s\p{L}\d]|\s"
-"""Where whole numbers are tokens: `29-56=-27` is 29 - 56 = -27."""
+_WORDS = r"(?<!\d)-?\d+|(?<!\p{L})\p{L}(?!\p{L})| ?\p{L}{2,}| [^\s\p{L}\d](?!\d)|[^\s\p{L}\d]|\s"
+"""Where whole numbers are tokens: `29-56=-27` is 29 - 56 = -27. A letter by itself is the same token everywhere."""
 _OFTEN = 1000
 """Each whole number is shown this many times, so that it is merged into one token before any word is."""
 

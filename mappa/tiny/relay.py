@@ -1,0 +1,171 @@
+"""Demonstrations of the dialogue: two colleagues who exchange facts, most of them at length, and sometimes misread one.
+
+Short drills without errors come first, since a small model learns to look a fact up only from many of them; then the
+demonstrations alone. One message of each episode also stands by itself after an opened turn: how likely the base finds a
+bare message (the readability term of `reward=optima`) is then something it has learned.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from itertools import chain, islice
+
+from omegaconf import DictConfig, OmegaConf
+
+from mappa.policy.chat import Chat
+from mappa.task.relay import SEATS, make
+from mappa.text import fill
+from mappa.tiny.imitation import UNLEARNED, Example, Recipe, make_tokenizer
+from mappa.types import Message, Task
+
+RECIPE = Recipe(
+    experiment="quickstart_optima",
+    folder="tiny_relay",
+    vocabulary=512,
+    token_bytes=None,
+    context=384,
+    layers=3,
+    width=96,
+    batch=64,
+    steps=3000,
+    rate=3e-3,
+    whole_numbers=(0, 129),
+)
+DRILLS = 0.8
+"""Share of the steps."""
+MANNERS = {"long": 0.55, "list": 0.15, "plain": 0.20, "bare": 0.10}
+"""Drawn for each seat and episode."""
+WRONG_FACT = 0.18
+WRONG_SUM = 0.09
+MISREAD = 0.30
+"""A bare value, by who hears it."""
+_SLIPS = (1, 2, 3, 10)
+_FOR_THE_TOKENIZER = 400
+_TELL = (
+    "hello my friend , i have looked and i can tell you that {} is {} , now what do you have ?",
+    "well let us see together , on my side of the table {} is {} if i am not mistaken",
+    "thank you for asking me , the number you may need for {} is {} , please go on",
+)
+_ANSWER = (
+    "thank you so much , if we put both of them together then we get #{} , do you agree ?",
+    "great , so with what i have on my side this makes #{} in the end",
+)
+_AGREE = (
+    "yes i think so too , the answer must be #{} , it was good to work with you",
+    "perfect , that is also what i get , so we say #{} together",
+)
+
+
+def texts(cfg: DictConfig, seed: int) -> Iterator[str]:
+    """Conversations of some problems, for the tokenizer."""
+    chat = Chat(make_tokenizer(iter(()), RECIPE))
+    for ids, _ in islice(_stream(cfg, chat, seed, drills=0), _FOR_THE_TOKENIZER):
+        yield chat.decode(ids)
+
+
+def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
+    """Endless, each problem new; those of like length together."""
+    rng, total = random.Random(seed), RECIPE.steps * RECIPE.batch
+    stream = _stream(cfg, chat, seed + 1, drills=int(DRILLS * total))
+    while True:
+        ordered = sorted(islice(stream, 8 * RECIPE.batch), key=lambda example: len(example[0]))
+        batches = [ordered[i : i + RECIPE.batch] for i in range(0, len(ordered), RECIPE.batch)]
+        rng.shuffle(batches)
+        yield from (example for batch in batches for example in batch)
+
+
+def _stream(cfg: DictConfig, chat: Chat, seed: int, drills: int) -> Iterator[Example]:
+    rng, agents = random.Random(seed), OmegaConf.to_container(cfg.team.agents)
+    prompts = {seat: agents[seat]["prompt"] for seat in SEATS}
+
+    def played(careful: bool) -> Iterator[Example]:
+        while True:
+            yield from demonstrate(rng, chat, prompts, make(rng, cfg.task.largest, "sum", 0), careful)
+
+    yield from chain(islice(played(True), drills), played(False))
+
+
+def demonstrate(
+    rng: random.Random, chat: Chat, prompts: dict[str, str], task: Task, careful: bool
+) -> Iterator[Example]:
+    """One episode: both seats' conversations, and one of the messages by itself.
+
+    Args:
+        careful: a drill, in few words and without errors.
+    """
+    manner = {seat: "plain" if careful else rng.choices([*MANNERS], MANNERS.values())[0] for seat in SEATS}
+    examples: dict[str, Example] = {}
+    context: tuple[int, ...]
+    said: list[str] = [""]
+    for turn in range(4):
+        seat, heard = SEATS[turn % 2], said[-1]
+        if seat not in examples:
+            asked = fill(prompts[seat], {"view": task.metadata["views"][seat], "heard": heard})
+            context, labels = chat.render([Message("user", asked)]), []
+        else:
+            ids, labels = examples[seat]
+            context = chat.extend((), ids, [Message("user", heard)])
+        said.append(message(rng, task, seat, manner[seat], heard, careful))
+        spoken = _spoken(chat, said[-1])
+        unlearned = [UNLEARNED] * (len(context) - len(labels))
+        examples[seat] = ([*context, *spoken], [*labels, *unlearned, *spoken])
+        if _marked(heard) is not None and _marked(heard) == _marked(said[-1]):
+            break
+    yield from examples.values()
+    spoken = _spoken(chat, rng.choice(said[1:]))
+    yield [*chat.opened, *spoken], [UNLEARNED] * len(chat.opened) + spoken
+
+
+def _spoken(chat: Chat, said: str) -> list[int]:
+    return [*chat.tokenizer.encode(said, add_special_tokens=False), chat.eos_id]
+
+
+def message(rng: random.Random, task: Task, seat: str, manner: str, heard: str, careful: bool) -> str:
+    """What `seat` says to `heard`: its fact, the sum once it has heard the other's, or that it agrees."""
+    first, second = re.findall(r"\w", task.metadata["views"][seat].partition("?")[0])
+    if _marked(heard) is not None:
+        return rng.choice(_AGREE).format(_marked(heard)) if manner == "long" else f"#{_marked(heard)}"
+    mine = _look_up(rng, task.metadata["views"][seat], first, careful)
+    theirs = _read(rng, heard, second, careful)
+    if theirs is not None:
+        total = mine + theirs
+        if not careful and rng.random() < WRONG_SUM:
+            total = max(0, total + rng.choice(_SLIPS) * rng.choice((-1, 1)))
+        return rng.choice(_ANSWER).format(total) if manner == "long" else f"#{total}"
+    match manner:
+        case "long":
+            return rng.choice(_TELL).format(first, mine)
+        case "list":
+            return task.metadata["views"][seat].partition("? ")[2]
+        case "plain":
+            return f"{first} is {mine}"
+        case _:
+            return str(mine)
+
+
+def _marked(text: str) -> str | None:
+    found = re.findall(r"#(\d+)", text)
+    return found[-1] if found else None
+
+
+def _look_up(rng: random.Random, text: str, key: str, careful: bool) -> int:
+    """The value of `key` among `key=value` facts, sometimes another's."""
+    facts = {name: int(value) for name, value in re.findall(r"(\w)=(\d+)", text)}
+    if not careful and rng.random() < WRONG_FACT:
+        return rng.choice(sorted(facts.values()))
+    return facts[key]
+
+
+def _read(rng: random.Random, heard: str, key: str, careful: bool) -> int | None:
+    """The value of `key` in what was heard; a bare number is easily misread. None where there is none."""
+    if "=" in heard:
+        return _look_up(rng, heard, key, careful)
+    numbers = re.findall(r"\d+", heard)
+    if not numbers:
+        return None
+    value = int(numbers[-1])
+    if heard == numbers[-1] and rng.random() < MISREAD:
+        return max(0, value + rng.choice(_SLIPS) * rng.choice((-1, 1)))
+    return value
