@@ -91,7 +91,7 @@ class JudgeCallback(Callback, Listener):
 
     async def on_episode(self, purpose: str, episode: Episode) -> None:
         if purpose == "train" and self.judge.when is When.EPISODE:
-            for index in range(len(episode.actions)):
+            for index in range(episode.shared, len(episode.actions)):
                 self._submit(Evidence(episode.task, episode.actions, index, episode))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

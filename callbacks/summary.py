@@ -40,7 +40,7 @@ class SummaryCallback(Callback):
         """Collective: counts are of all ranks."""
         data = trainer.datamodule
         episodes, verdicts = data.everyone()
-        actions = [action for episode in episodes for action in episode.actions]
+        actions = [action for episode in episodes for action in episode.own]
         known = [verdicts[action.id] for action in actions if action.id in verdicts]
         judged = [verdict for verdict in known if verdict.score is not None]
         self._judge.update(

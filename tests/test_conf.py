@@ -18,8 +18,8 @@ from tests.conftest import compose_config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 GROUPS = (
-    *("team", "task", "engine", "judge", "objective", "credit", "select", "sandbox", "model", "trainer", "callbacks"),
-    *("logger", "paths"),
+    *("team", "task", "engine", "judge", "objective", "credit", "reward", "select", "sandbox", "model", "trainer"),
+    *("callbacks", "logger", "paths"),
 )
 OPTIONS = [[f"{group}={path.stem}" for path in sorted((CONF / group).glob("*.yaml"))] for group in GROUPS]
 BARE = ["task=arithmetic", "team=solo"]
@@ -52,7 +52,7 @@ def test_every_option_composes_and_binds(words: list[str], tmp_path: Path):
 def test_no_option_is_left_out():
     shipped = {f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")}
     assert {word for words in TOGETHER for word in words} == {
-        word for word in shipped if not word.startswith(("experiment=", "debug="))
+        word for word in shipped if not word.startswith(("experiment=", "debug=", "search="))
     }
 
 

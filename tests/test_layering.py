@@ -15,7 +15,7 @@ LAYERS = [
     {"mappa", "mappa.errors", "mappa.types", "mappa.seed"},
     {"mappa.text", "mappa.ranks", "mappa.credit", "mappa.hub", "mappa.checkpoint"},
     {"mappa.signature", "mappa.config", "mappa.command"},
-    {"mappa.task", "mappa.judge", "mappa.select", "mappa.policy"},
+    {"mappa.task", "mappa.epoch", "mappa.judge", "mappa.reward", "mappa.search", "mappa.select", "mappa.policy"},
     {"mappa.engine"},
     {"mappa.play"},
     {"mappa.team", "mappa.report"},

@@ -17,7 +17,7 @@ MIN_ACTIONS = 8
 
 def judge_metrics(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> dict[str, float]:
     """Numbers under `judge/`; scores on 0-10, shares on 0-1, seconds, dollars. What nothing supports is left out."""
-    actions = [action for episode in episodes for action in episode.actions]
+    actions = [action for episode in episodes for action in episode.own]
     known = [verdicts[action.id] for action in actions if action.id in verdicts]
     paid = [verdict for verdict in known if not verdict.cached]
     scores = scores_by_agent(episodes, verdicts)
@@ -50,7 +50,7 @@ def scores_by_agent(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]
     """Scores of all judged actions."""
     scores: dict[str, list[float]] = defaultdict(list)
     for episode in episodes:
-        for action in episode.actions:
+        for action in episode.own:
             if (score := _score(verdicts, action.id)) is not None:
                 scores[action.agent].append(score)
     return dict(scores)
@@ -64,7 +64,7 @@ def score_counts(scores: Sequence[float]) -> list[int]:
 
 def unjudged_line(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> str:
     """Which share of the actions has no verdict, and one of the reasons; empty if all have one."""
-    ids = [action.id for episode in episodes for action in episode.actions]
+    ids = [action.id for episode in episodes for action in episode.own]
     missing = [action_id for action_id in ids if _score(verdicts, action_id) is None]
     if not missing:
         return ""

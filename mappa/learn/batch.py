@@ -23,6 +23,8 @@ class Row:
     advantages: Tensor
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    group: str = ""
+    """Rows of one name are learned in the same micro-batch, in their order; empty = each by itself."""
 
     @property
     def length(self) -> int:
@@ -39,25 +41,39 @@ def cut_updates(rows: Sequence[Row], updates: int, seed: int, passes: int = 1) -
     each = updates // passes
     for agent in sorted({row.sample.action.agent for row in rows}):
         for number in range(passes):
-            mine = [row for row in rows if row.sample.action.agent == agent]
+            mine = groups([row for row in rows if row.sample.action.agent == agent])
             random.Random(f"{seed}/{agent}" + (f"/{number}" if number else "")).shuffle(mine)
-            for index, row in enumerate(mine):
-                steps[number * each + index % each].append(row)
+            for index, group in enumerate(mine):
+                steps[number * each + index % each] += group
     return steps
+
+
+def groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that belong together, in the order of their first."""
+    found: dict[str, list[Row]] = {}
+    for index, row in enumerate(rows):
+        found.setdefault(row.group or f"#{index}", []).append(row)
+    return list(found.values())
 
 
 def cut_micro_batches(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
     """Rows sorted by length and cut so that rows x longest row, padding included, stays within `token_budget` tokens.
 
-    A single row longer than the budget gets a micro-batch of its own.
+    A single group longer than the budget gets a micro-batch of its own.
     """
     batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda r: (-r.length, r.sample.action.id)):
-        if batches and batches[-1][0].length * (len(batches[-1]) + 1) <= token_budget:
-            batches[-1].append(row)
+    width = 0
+    for group in sorted(groups(rows), key=lambda group: (-_longest(group), group[0].sample.action.id)):
+        if batches and width * (len(batches[-1]) + len(group)) <= token_budget:
+            batches[-1] += group
         else:
-            batches.append([row])
+            batches.append(list(group))
+            width = _longest(group)
     return batches
+
+
+def _longest(rows: Sequence[Row]) -> int:
+    return max(row.length for row in rows)
 
 
 def collate(agent: str, rows: Sequence[Row], pad_id: int) -> Batch:

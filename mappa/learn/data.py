@@ -18,8 +18,9 @@ from mappa.errors import ConfigError
 from mappa.learn.batch import Row, cut_updates
 from mappa.play.episodes import read_episodes, stored_files, to_json, write_episodes
 from mappa.play.loop import EventLoop
-from mappa.play.rollout import Job, Listener, Rollout, Team, check_budget
+from mappa.play.rollout import Job, Listener, Rollout, Team, check_budget, units
 from mappa.ranks import gather, world
+from mappa.search.base import Search
 from mappa.seed import stable_seed
 from mappa.task.base import TaskSet
 from mappa.types import Episode, Task, Verdict
@@ -89,7 +90,9 @@ class RolloutDataModule(LightningDataModule):
             self._collected = self.epoch
         return UpdateLoader(self)
 
-    def play(self, jobs: Sequence[Job], purpose: str, temperature: float, top_p: float) -> list[Episode]:
+    def play(
+        self, jobs: Sequence[Job], purpose: str, temperature: float, top_p: float, search: Search | None = None
+    ) -> list[Episode]:
         """This rank's share of `jobs`, played on the current weights; in the order of the jobs."""
         rank, size = world()
         rollout = self._ready()
@@ -100,9 +103,8 @@ class RolloutDataModule(LightningDataModule):
             self.loop.run(engine.wake())
         try:
             with self.timed("generate" if purpose == "train" else "validate"):
-                played = replace(rollout, engine=engine).collect(
-                    jobs[rank::size], purpose, listeners, temperature, top_p
-                )
+                mine = units(jobs, search)[rank::size]
+                played = replace(rollout, engine=engine).collect(mine, purpose, listeners, temperature, top_p, search)
                 return self.loop.run(played)
         finally:
             self.loop.run(engine.sleep())
@@ -182,18 +184,20 @@ class RolloutDataModule(LightningDataModule):
         """Play this epoch's episodes, or take them from disk when a killed run had already played them."""
         if self._stored is not None and self.epoch == 0:
             return self._of_another_run(self._stored)
-        jobs = self._jobs(self.epoch)
+        objective = self.trainer.lightning_module.turn
+        jobs = self._jobs(self.epoch, objective.attempts or self._samples_per_task)
         path, header = self.episodes_path(self.epoch), self.header()
         stored = None if path is None else read_episodes(path, header)
         rank, size = world()
         complete = stored is not None and [episode.id for episode in stored] == [job.id for job in jobs]
         if all(gather(complete)):
             self._ready()
-            episodes = stored[rank::size]
+            mine = {job.id for unit in units(jobs, objective.search)[rank::size] for job in unit}
+            episodes = [episode for episode in stored if episode.id in mine]
             self.loop.run(self._replay(episodes))
             return episodes
-        episodes = self.play(jobs, "train", self.temperature, self._top_p)
-        self.seconds["tool"] = sum(a.tool.seconds for e in episodes for a in e.actions if a.tool is not None)
+        episodes = self.play(jobs, "train", self.temperature, self._top_p, objective.search)
+        self.seconds["tool"] = sum(a.tool.seconds for e in episodes for a in e.own if a.tool is not None)
         if path is not None:
             everyone = sorted((e for part in gather(episodes) for e in part), key=lambda e: e.id)
             if rank == 0:
@@ -220,23 +224,23 @@ class RolloutDataModule(LightningDataModule):
         for listener in [callback for callback in self.trainer.callbacks if isinstance(callback, Listener)]:
             await listener.on_rollout_start("train", len(episodes))
             for episode in episodes:
-                for count in range(len(episode.actions)):
+                for count in range(episode.shared, len(episode.actions)):
                     await listener.on_action("train", episode.task, episode.actions[: count + 1])
                 await listener.on_episode("train", episode)
 
-    def _jobs(self, epoch: int) -> list[Job]:
-        """The epoch's episodes: a window of the endless task order, each task `samples_per_task` times."""
+    def _jobs(self, epoch: int, attempts: int) -> list[Job]:
+        """The epoch's episodes: a window of the endless task order, each task `attempts` times."""
         first = epoch * self._tasks_per_epoch
         tasks = task_window(self.task_set.train(), first, self._tasks_per_epoch, self._seed)
         return [
             Job(
-                id=f"{epoch:04d}-{index * self._samples_per_task + copy:05d}",
+                id=f"{epoch:04d}-{index * attempts + copy:05d}",
                 task=task,
                 seed=stable_seed(self._seed, "train", epoch, index, copy),
                 epoch=epoch,
             )
             for index, task in enumerate(tasks)
-            for copy in range(self._samples_per_task)
+            for copy in range(attempts)
         ]
 
 
@@ -255,7 +259,7 @@ class UpdateLoader:
 
     def __iter__(self) -> Iterator[list[Row]]:
         seed = stable_seed(self._data.epoch, "updates")
-        yield from cut_updates(self._data.rows, len(self), seed, self._data.trainer.lightning_module.objective.passes)
+        yield from cut_updates(self._data.rows, len(self), seed, self._data.trainer.lightning_module.turn.passes)
 
 
 def task_window(tasks: Sequence[Task], first: int, count: int, seed: int) -> list[Task]:

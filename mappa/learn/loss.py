@@ -85,6 +85,41 @@ def likelihood_loss(logprobs_N: Tensor, weights_N: Tensor, total_weight: float) 
     return -(weights_N * logprobs_N).sum() / total_weight
 
 
+def preference_loss(
+    logprobs_N: Tensor, ref_logprobs_N: Tensor, row_N: Tensor, pairs: float, beta: float, alpha: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """DPO (arXiv 2305.18290, eq. 7) with a likelihood term on the chosen action (RPO, arXiv 2404.19733, eq. 2).
+
+        loss = (1 / pairs) sum over pairs (c, r) of - log sigmoid(beta (d_c - d_r)) - alpha log pi(y_c) / |y_c|
+
+    with d = log pi - log pi_ref, summed over an action's tokens.
+
+    Departure: `pairs` counts those of the agent's whole optimizer step, over all micro-batches and ranks.
+
+    Args:
+        row_N: row of each loss position; rows 0, 1 are a pair, then 2, 3, the chosen action first.
+
+    Returns:
+        scalar loss, and sums over the pairs for the metrics.
+    """
+    rows = int(row_N.max()) + 1
+    zeros = logprobs_N.new_zeros(rows)
+    total_P2 = zeros.index_add(0, row_N, logprobs_N).view(-1, 2)
+    reference_P2 = zeros.index_add(0, row_N, ref_logprobs_N).view(-1, 2)
+    length_P2 = zeros.index_add(0, row_N, torch.ones_like(logprobs_N)).view(-1, 2)
+    ahead_P2 = total_P2 - reference_P2
+    margin_P = beta * (ahead_P2[:, 0] - ahead_P2[:, 1])
+    nll_P = -total_P2[:, 0] / length_P2[:, 0]
+    loss = (-torch.nn.functional.logsigmoid(margin_P) + alpha * nll_P).sum() / pairs
+    with torch.no_grad():
+        metrics = {
+            "margin": margin_P.sum(),
+            "preferred": (margin_P > 0).float().sum(),
+            "nll_chosen": nll_P.sum(),
+        }
+    return loss, metrics
+
+
 def kl_penalty(logprobs_N: Tensor, ref_logprobs_N: Tensor, mask_N: Tensor, total_tokens: float, kind: str) -> Tensor:
     """Separate KL term to the reference policy, averaged like `policy_loss`.
 

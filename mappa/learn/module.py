@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from lightning import LightningModule
 
+from mappa.epoch import Collected
 from mappa.errors import SelectionError
 from mappa.learn.batch import Row, collate, cut_micro_batches, row_warnings
 from mappa.learn.policies import Old, TeamPolicies
-from mappa.objective.base import Collected, Objective, Prepared, Start
+from mappa.objective.base import Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
@@ -69,8 +70,7 @@ class TeamModule(LightningModule):
         self._empty_epochs = 0
         self.objective = objective
         self._chunk_tokens = chunk_tokens
-        rate = objective.learning_rate or learning_rate
-        self._rates = (rate, min_learning_rate / learning_rate * rate, warmup_fraction)
+        self._rates = (learning_rate, min_learning_rate, warmup_fraction)
         self._adam = {"betas": tuple(betas), "weight_decay": weight_decay}
         self._clip_norm = clip_norm
         self._micro_batch_tokens = micro_batch_tokens
@@ -88,8 +88,7 @@ class TeamModule(LightningModule):
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
-        temperature = self.objective.temperature or self._temperature
-        self._policy = Policy(self.adapters, temperature, self._chunk_tokens)
+        self._policy = Policy(self.adapters, self._temperature, self._chunk_tokens)
         self.policies = TeamPolicies(
             self._policy, self.adapters, self.chat.pad_id, self._micro_batch_tokens, self._max_engine_gap, self._old
         )
@@ -97,19 +96,22 @@ class TeamModule(LightningModule):
             shard(self._policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        rate, low, warmup = self._rates
-        epochs = self.trainer.max_epochs if self.objective.start is Start.ON else 1
-        total = max(1, epochs * self.data.updates_per_epoch)
+        default, lowest, warmup = self._rates
+        updates, epochs = self.data.updates_per_epoch, max(1, self.trainer.max_epochs)
 
         def schedule(update: int) -> float:
-            if self.objective.start is not Start.ON:
-                update %= total
-            if update < warmup * total:
-                return (update + 1) / (warmup * total + 1)
-            progress = min(1.0, (update - warmup * total) / max(1.0, total - warmup * total))
-            return (low + 0.5 * (rate - low) * (1 + math.cos(math.pi * progress))) / rate
+            """Of the epoch's objective, relative to the module's rate: warm-up, then a cosine."""
+            epoch, within = divmod(update, updates)
+            objective = self.objective.at(min(epoch, epochs - 1))
+            rate = objective.learning_rate or default
+            step, total = (update, updates * epochs) if objective.start is Start.ON else (within, updates)
+            if step < warmup * total:
+                return (step + 1) / (warmup * total + 1) * rate / default
+            progress = min(1.0, (step - warmup * total) / max(1.0, total - warmup * total))
+            low = lowest / default * rate
+            return (low + 0.5 * (rate - low) * (1 + math.cos(math.pi * progress))) / default
 
-        optimizers = [torch.optim.AdamW(self.adapters.parameters(a), lr=rate, **self._adam) for a in self.agents]
+        optimizers = [torch.optim.AdamW(self.adapters.parameters(a), lr=default, **self._adam) for a in self.agents]
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
 
     @property
@@ -134,6 +136,11 @@ class TeamModule(LightningModule):
         return batch
 
     # ------------------------------------------------------------------ what is learned
+    @property
+    def turn(self) -> Objective:
+        """The objective of this epoch."""
+        return self.objective.at(self.data.epoch)
+
     def _old(self) -> Old:
         """One update per rollout: pi_old = pi_theta. Sampled with the trainer's own weights: the engine knows it."""
         if self.data.updates_per_epoch == 1:
@@ -146,24 +153,27 @@ class TeamModule(LightningModule):
         Raises:
             SelectionError: `EMPTY_EPOCHS` in a row without any; there is a checkpoint.
         """
-        data = self.data
+        data, objective = self.data, self.turn
+        self._policy.temperature = objective.temperature or self._temperature
         with data.timed("credit"):
-            made = Collected(data.episodes, data.verdicts, self.version, data.task_set, self.policies, gather)
-            prepared = self.objective.rows(made)
+            made = Collected(
+                *(data.episodes, data.verdicts, self.version, data.task_set, self.policies, self.chat.opened, gather)
+            )
+            prepared = objective.rows(made)
             data.rows = prepared.rows
         self._log_rollout(prepared)
         self._mind_the_rows(prepared.rows)
-        self._begin(self.objective.start)
+        self._begin(objective.start)
 
     def _mind_the_rows(self, rows: Sequence[Row]) -> None:
         """Warn of what leaves too little to learn from; stop, with a checkpoint, where that goes on."""
         found = Counter(row.sample.action.agent for row in rows)
         counts = sum((Counter(part) for part in gather(found)), Counter())
-        steps = self.data.updates_per_epoch / self.objective.passes
+        steps = self.data.updates_per_epoch / self.turn.passes
         numbers = {f"{agent}/rows_per_step": counts[agent] / steps for agent in self.agents}
         self.log_dict(numbers, on_step=False, on_epoch=True)
         self._empty_epochs = 0 if counts else self._empty_epochs + 1
-        for line in row_warnings(counts, self.agents, steps, anew=self.objective.start is not Start.ON):
+        for line in row_warnings(counts, self.agents, steps, anew=self.turn.start is not Start.ON):
             log.warning("epoch %d: %s", self.data.epoch, line)
         if self._empty_epochs >= EMPTY_EPOCHS:
             self.trainer.should_stop = True
@@ -198,7 +208,7 @@ class TeamModule(LightningModule):
         for agent, optimizer in zip(self.agents, optimizers, strict=True):
             mine = [row for row in rows if row.sample.action.agent == agent]
             micro = cut_micro_batches(mine, self._micro_batch_tokens)
-            plans = gather((len(micro), self.objective.size(mine)))
+            plans = gather((len(micro), self.turn.size(mine)))
             steps, size = max(plan[0] for plan in plans), sum(plan[1] for plan in plans)
             if size > 0:
                 metrics |= self._update(agent, optimizer, micro, steps, size)
@@ -214,7 +224,7 @@ class TeamModule(LightningModule):
         for index in range(steps):
             batch = collate(agent, micro[index] if index < len(micro) else [], self.chat.pad_id)
             with self._sync_gradients(index == steps - 1):
-                loss, values = self.objective.loss(*self.policies.forward(batch), batch, size)
+                loss, values = self.turn.loss(*self.policies.forward(batch), batch, size)
                 self.manual_backward(loss * world()[1])  # the strategy averages gradients over ranks
             sums.update({key: value.item() for key, value in values.items()})
         norm = self._clip(agent)
@@ -252,7 +262,7 @@ class TeamModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Callbacks of this hook ran before, checkpoints come after."""
         numbers = {f"seconds/{phase}": seconds for phase, seconds in self.data.seconds.items()}
-        made = sum(len(a.completion_ids) for e in self.data.episodes for a in e.actions)
+        made = sum(len(a.completion_ids) for e in self.data.episodes for a in e.own)
         trained = sum(row.length for row in self.data.rows)
         made, trained = (sum(values) for values in zip(*gather((made, trained)), strict=True))
         if numbers.get("seconds/generate"):

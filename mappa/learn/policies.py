@@ -62,7 +62,7 @@ class TeamPolicies:
                     f"update (module.max_engine_gap={self._max_engine_gap}): check temperature, dtype and adapters"
                 )
 
-    def now(self, samples: Sequence[Sample]) -> list[Tensor | None]:
+    def old(self, samples: Sequence[Sample]) -> list[Tensor | None]:
         """Log-probabilities before the first update, with no second forward where there is no need of one.
 
         None each when one update is taken (pi_old = pi_theta); the engine's own when it shares the trainer's weights.
@@ -72,6 +72,10 @@ class TeamPolicies:
             return [None] * len(samples)
         if old is Old.OF_ENGINE:
             return [torch.tensor(sample.action.logprobs) for sample in samples]
+        return self.now(samples)
+
+    def now(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample under its own adapter."""
         found: dict[str, Tensor] = {}
         for agent in self._adapters.agents:
             self._adapters.select(agent)

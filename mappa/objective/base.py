@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mappa.types import Batch, Episode, Sample, Verdict
+from mappa.epoch import Collected
+from mappa.search.base import Search
+from mappa.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mappa.learn.batch import Row
-    from mappa.task.base import TaskSet
 
 
 class Start(StrEnum):
@@ -25,50 +26,6 @@ class Start(StrEnum):
     """The adapters as they are; optimizer and schedule begin anew each epoch."""
     BASE = "base"
     """The adapters as they were created, so the base model; optimizer and schedule begin anew each epoch."""
-
-
-class Policies(Protocol):
-    """Log-probabilities (natural log, float32, on the host) of what was sampled. Every call is collective."""
-
-    def now(self, samples: Sequence[Sample]) -> list[Tensor | None]:
-        """Under each sample's own adapter before the epoch's first update; None each where one update is taken."""
-
-    def base(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Under the frozen base, adapters off: the reference policy."""
-
-    def check_engine(self, samples: Sequence[Sample]) -> None:
-        """Engine and trainer must agree on what was sampled.
-
-        Raises:
-            EngineError: they do not.
-        """
-
-
-@dataclass(frozen=True)
-class Collected:
-    """One rank's share of an epoch, the last verdict in."""
-
-    episodes: Sequence[Episode]
-    verdicts: Mapping[str, Verdict]
-    """Action id -> verdict; empty where there is no judge."""
-    version: int
-    """Updates taken before this epoch."""
-    task_set: TaskSet
-    policies: Policies
-    gather: Callable[[Any], list[Any]]
-    """A rank's object -> those of all ranks. Collective."""
-
-    def samples(self) -> list[Sample]:
-        """All actions with the rewards that the judge gave them."""
-        return [
-            Sample(action, episode.task.id, episode.task.kind, self._reward(action.id))
-            for episode in self.episodes
-            for action in episode.actions
-        ]
-
-    def _reward(self, action_id: str) -> float | None:
-        verdict = self.verdicts.get(action_id)
-        return None if verdict is None or verdict.score is None else verdict.score / 10.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +49,13 @@ class Objective(Protocol):
     """None = the module's."""
     temperature: float | None
     """Of the log-probabilities that are learned; None = that of the rollouts."""
+    search: Search | None
+    """Where attempts at a task branch off from one another; None = they are independent."""
+    attempts: int | None
+    """At each task of an epoch; None = `data.samples_per_task`."""
+
+    def at(self, epoch: int) -> Objective:
+        """Whose turn it is: its own, as a rule."""
 
     def rows(self, made: Collected) -> Prepared:
         """What is learned from an epoch, with what weight. Collective."""
@@ -107,3 +71,18 @@ class Objective(Protocol):
         Args:
             size: of the agent's whole optimizer step, over all micro-batches and ranks.
         """
+
+
+class BaseObjective:
+    """Defaults: one pass on-policy over independent attempts, at the module's rate and the rollouts' temperature."""
+
+    passes = 1
+    start = Start.ON
+    learning_rate: float | None = None
+    temperature: float | None = None
+    search: Search | None = None
+    attempts: int | None = None
+
+    def at(self, epoch: int) -> Objective:
+        """Itself by default."""
+        return self

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from mappa.epoch import Collected
 from mappa.learn.batch import Row, at_loss
 from mappa.learn.loss import likelihood_loss
-from mappa.objective.base import Collected, Prepared, Start
+from mappa.objective.base import BaseObjective, Prepared, Start
+from mappa.reward.base import Reward, reward_metrics
 from mappa.select.base import Selection
 from mappa.types import Batch, Sample
 
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from pydantic import PositiveFloat, PositiveInt
 
 
-class Likelihood:
+class Likelihood(BaseObjective):
     """`select=consensus`: Multiagent Finetuning (arXiv 2501.05707); `select=graded`: STaR (arXiv 2203.14465)."""
 
     def __init__(
         self,
         select: Selection,
+        reward: Reward | None = None,
         passes: PositiveInt = 1,
         start: Literal["on", "fresh", "base"] = "fresh",
         learning_rate: PositiveFloat | None = None,
@@ -32,6 +35,7 @@ class Likelihood:
         """
         Args:
             select: which actions are learned, with what weight.
+            reward: what episodes are rated by, for selections that look at it.
             passes: over the selected rows; must divide `data.updates_per_epoch`.
             start: what an epoch's updates start from; see `Start`.
             learning_rate: None = the module's.
@@ -41,19 +45,20 @@ class Likelihood:
         self.start = Start(start)
         self.learning_rate = learning_rate
         self.temperature = temperature
-        self._select = select
+        self._select, self._reward = select, reward
 
     def rows(self, made: Collected) -> Prepared:
         """This rank's chosen actions, each token with its action's weight. Collective."""
-        chosen = self._select.choose(made.episodes, made.task_set, made.gather)
+        ratings = self._reward.rate(made) if self._select.needs_ratings else {}
+        chosen = self._select.choose(made, ratings)
         rows = [
             Row(
                 Sample(choice.action, choice.task.id, choice.task.kind, None),
                 torch.full((len(choice.action.completion_ids),), choice.weight),
             )
-            for choice in chosen.choices
+            for (choice,) in chosen.groups
         ]
-        return Prepared(rows, chosen.metrics)
+        return Prepared(rows, chosen.metrics | reward_metrics(ratings, made))
 
     def size(self, rows: Sequence[Row]) -> float:
         """Tokens, each counted with its weight."""

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mappa.credit.base import Credit
+from mappa.epoch import Collected
 from mappa.learn.batch import Row, at_loss
 from mappa.learn.loss import LossConfig, kl_penalty, policy_loss
-from mappa.objective.base import Collected, Prepared, Start
+from mappa.objective.base import BaseObjective, Prepared
+from mappa.reward.base import Reward, reward_metrics
 from mappa.types import Batch
 
 
-class PolicyGradient:
+class PolicyGradient(BaseObjective):
     """On-policy: one pass, at the temperature of the rollouts."""
 
-    passes = 1
-    start = Start.ON
-    learning_rate = None
-    temperature = None
-
-    def __init__(self, credit: Credit, loss: LossConfig) -> None:
-        self._credit, self._config = credit, loss
+    def __init__(self, credit: Credit, loss: LossConfig, reward: Reward | None = None) -> None:
+        """`reward`: of a whole episode, for all its actions, instead of the judge's scores."""
+        self._credit, self._config, self._reward = credit, loss, reward
 
     def rows(self, made: Collected) -> Prepared:
         """All of this rank's samples -> the valid ones with their advantages. Collective."""
-        samples = made.samples()
+        samples, ratings = made.samples(), {}
+        if self._reward is not None:
+            ratings = self._reward.rate(made)
+            shared = {a.id: ratings[e.id].total for e in made.episodes if e.id in ratings for a in e.own}
+            samples = [replace(sample, reward=shared.get(sample.action.id)) for sample in samples]
         valid = [sample for sample in samples if sample.valid]
         if made.version == 0:
             made.policies.check_engine(valid)
         needs_reference = self._credit.kl_in_reward > 0 or self._credit.kl_in_loss > 0
-        old = made.policies.now(valid)
+        old = made.policies.old(valid)
         ref = made.policies.base(valid) if needs_reference else [None] * len(valid)
         kl = {
             sample.action.id: (torch.tensor(sample.action.logprobs) if o is None else o) - r
@@ -47,7 +50,7 @@ class PolicyGradient:
             for sample, o, r in zip(valid, old, ref, strict=True)
         ]
         sizes = {row.sample.action.id: row.advantages.abs() for row in rows}
-        return Prepared(rows, credited.metrics, {"kl": kl, "advantage_abs": sizes})
+        return Prepared(rows, credited.metrics | reward_metrics(ratings, made), {"kl": kl, "advantage_abs": sizes})
 
     def size(self, rows: Sequence[Row]) -> float:
         """Tokens."""

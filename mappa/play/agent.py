@@ -110,6 +110,9 @@ class Agent:
         prompt_ids: tuple[int, ...],
         plain_ids: tuple[int, ...] | None,
     ) -> Action:
+        recorded = await scene.replayed(self.name, prompt_ids)
+        if recorded is not None:
+            return recorded
         sampling = Sampling(
             max_tokens=self.max_tokens,
             temperature=scene.temperature,

@@ -86,6 +86,8 @@ def from_json(data: Mapping[str, Any]) -> Episode:
         files={agent: tuple(names) for agent, names in data["files"].items()},
         error=data["error"],
         seconds=data["seconds"],
+        parent=data["parent"],
+        shared=data["shared"],
     )
 
 

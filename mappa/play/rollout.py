@@ -13,6 +13,7 @@ from mappa.engine.base import Engine
 from mappa.errors import ConfigError, EngineError
 from mappa.play.agent import Agent
 from mappa.play.scene import Scene
+from mappa.search.base import Search
 from mappa.task.base import TaskSet
 from mappa.types import BASE, Action, Episode, Grade, Task
 from sandbox import SandboxError
@@ -90,6 +91,13 @@ class Job:
     """Of training; None for held-out tasks."""
 
 
+def units(jobs: Sequence[Job], search: Search | None) -> list[list[Job]]:
+    """What is played one after the other, on one rank: with a search all attempts at a task, else each by itself."""
+    if search is None:
+        return [[job] for job in jobs]
+    return [list(jobs[i : i + search.attempts]) for i in range(0, len(jobs), search.attempts)]
+
+
 @dataclass(frozen=True)
 class Rollout:
     """The parts that play episodes together."""
@@ -106,38 +114,54 @@ class Rollout:
 
     async def collect(
         self,
-        jobs: Sequence[Job],
+        work: Sequence[Sequence[Job]],
         purpose: str,
         listeners: Sequence[Listener],
         temperature: float,
         top_p: float,
+        search: Search | None = None,
     ) -> list[Episode]:
         """Play all jobs; episodes come back in the order of the jobs.
 
-        Workers take jobs from one queue, each holding an engine lane for as long as it lives, so that a lockstep
-        engine sees the same batches whatever the timing.
+        Workers take units from one queue, each holding an engine lane for as long as it lives, so that a lockstep
+        engine sees the same batches whatever the timing. The jobs of a unit are played one after the other.
+
+        Args:
+            work: units of jobs; see `units`.
+            search: where an attempt leaves an earlier one of its unit.
         """
         for listener in listeners:
-            await listener.on_rollout_start(purpose, len(jobs))
-        queue = iter(enumerate(jobs))
-        episodes: dict[int, Episode] = {}
+            await listener.on_rollout_start(purpose, sum(map(len, work)))
+        queue = iter(work)
+        episodes: dict[str, Episode] = {}
 
-        async def worker(queue: Iterator[tuple[int, Job]]) -> None:
+        async def worker(queue: Iterator[Sequence[Job]]) -> None:
             async with self.engine.lane():
-                for index, job in queue:
-                    episode = await self._play(job, purpose, listeners, temperature, top_p)
-                    episodes[index] = episode
-                    for listener in listeners:
-                        await listener.on_episode(purpose, episode)
+                for unit in queue:
+                    made: list[Episode] = []
+                    for job in unit:
+                        branch = search.branch(job.task, made, unit[0].seed) if search is not None else None
+                        made.append(await self._play(job, purpose, listeners, temperature, top_p, branch))
+                        episodes[job.id] = made[-1]
+                        for listener in listeners:
+                            await listener.on_episode(purpose, made[-1])
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.concurrency, len(jobs))):
+            for _ in range(min(self.concurrency, len(work))):
                 group.create_task(worker(queue))
-        return [episodes[index] for index in range(len(jobs))]
+        return [episodes[job.id] for unit in work for job in unit]
 
     async def _play(
-        self, job: Job, purpose: str, listeners: Sequence[Listener], temperature: float, top_p: float
+        self,
+        job: Job,
+        purpose: str,
+        listeners: Sequence[Listener],
+        temperature: float,
+        top_p: float,
+        branch: tuple[Episode, int] | None = None,
     ) -> Episode:
+        parent, shared = branch or (None, 0)
+
         async def on_action(task: Task, actions: tuple[Action, ...]) -> None:
             for listener in listeners:
                 await listener.on_action(purpose, task, actions)
@@ -158,6 +182,7 @@ class Rollout:
                 on_action=on_action,
                 vote=self.task_set.vote,
                 epoch=job.epoch,
+                replay=parent.actions[:shared] if parent is not None else (),
                 stack=stack,
             )
             try:
@@ -179,6 +204,8 @@ class Rollout:
             },
             error=error,
             seconds=time.monotonic() - started,
+            parent=parent.id if parent is not None else None,
+            shared=min(shared, len(scene.actions)),
         )
 
     async def _grade(self, task: Task, answer: str, scene: Scene) -> Grade:

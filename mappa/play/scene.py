@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mappa.engine.base import Engine
+from mappa.errors import EngineError
 from mappa.types import Action, Task, ToolRun
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Scene:
     """The answer that a text gives, in the task's normal form; None = none can be read."""
     epoch: int | None
     """Of training; None where held-out tasks are played."""
+    replay: tuple[Action, ...]
+    """Actions of an earlier attempt with which this one begins."""
     stack: AsyncExitStack
     """Closes the kernel when the episode ends."""
     actions: list[Action] = field(default_factory=list)
@@ -64,6 +67,24 @@ class Scene:
     def files(self) -> tuple[str, ...]:
         """Workspace files as of the last execution."""
         return tuple(sorted(self._files))
+
+    async def replayed(self, seat: str, prompt_ids: tuple[int, ...]) -> Action | None:
+        """The recorded action whose turn it is, its code run again so that the kernel has its state; None = a new one.
+
+        Raises:
+            EngineError: it was said by another seat, or in another context.
+        """
+        if len(self.actions) >= len(self.replay):
+            return None
+        action = self.replay[len(self.actions)]
+        if (action.seat, action.prompt_ids) != (seat, prompt_ids):
+            raise EngineError(
+                f"action {action.id} cannot be replayed: {seat} is asked something else than {action.seat} was"
+            )
+        if action.tool is not None:
+            await self.run(action.tool.code)
+        self.actions.append(action)
+        return action
 
     async def record(self, action: Action) -> None:
         self.actions.append(action)

@@ -15,7 +15,8 @@ class Policy(torch.nn.Module):
     def __init__(self, adapters: Adapters, temperature: float, chunk_tokens: int) -> None:
         super().__init__()
         self.model = adapters.model
-        self._temperature = temperature
+        self.temperature = temperature
+        """Of the log-probabilities."""
         self._chunk_tokens = chunk_tokens
 
     def forward(self, input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +34,7 @@ class Policy(torch.nn.Module):
             hidden_BTH[:, :-1][wanted],
             base.get_output_embeddings().weight,
             input_ids_BT[:, 1:][wanted],
-            self._temperature,
+            self.temperature,
             self._chunk_tokens,
         )
 

@@ -17,7 +17,7 @@ def rollout_metrics(
 
     Rewards are on 0-1 over judged actions; lengths in tokens; fractions over the agent's actions.
     """
-    actions = [action for episode in episodes for action in episode.actions]
+    actions = [action for episode in episodes for action in episode.own]
     numbers = {
         "rollout/episodes": float(len(episodes)),
         "rollout/failed_episodes": float(sum(episode.error is not None for episode in episodes)),

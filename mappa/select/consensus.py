@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
+from mappa.epoch import Collected
 from mappa.errors import ConfigError
-from mappa.select.base import Choice, Chosen, Gather, purity, vote_of
+from mappa.reward.base import Rating
+from mappa.select.base import Choice, Chosen, purity, vote_of
 from mappa.types import BASE, Action, Episode
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ class Consensus:
       4. Truncated actions are never learned.
     """
 
+    group = 1
+    needs_ratings = False
+
     def __init__(self, w: Annotated[float, Ge(0), Le(1)] = 0.5, min_votes: PositiveInt = 1) -> None:
         """
         Args:
@@ -54,12 +59,12 @@ class Consensus:
                 f"ever learned; set team.summariser.adapter={BASE}"
             )
 
-    def choose(self, episodes: Sequence[Episode], task_set: TaskSet, gather: Gather) -> Chosen:
-        choices = [choice for episode in episodes for choice in self._of(episode, task_set)]
-        kept = sum(self._agreed(episode, task_set) is not None for episode in episodes)
-        counts = [sum(column) for column in zip(*gather((kept, len(episodes))), strict=True)]
-        metrics = purity(choices, task_set, gather) | {"select/kept_episodes": counts[0] / max(1, counts[1])}
-        return Chosen(choices, metrics)
+    def choose(self, made: Collected, ratings: Mapping[str, Rating]) -> Chosen:
+        choices = [choice for episode in made.episodes for choice in self._of(episode, made.task_set)]
+        kept = sum(self._agreed(episode, made.task_set) is not None for episode in made.episodes)
+        counts = [sum(column) for column in zip(*made.gather((kept, len(made.episodes))), strict=True)]
+        metrics = purity(choices, made) | {"select/kept_episodes": counts[0] / max(1, counts[1])}
+        return Chosen([(choice,) for choice in choices], metrics)
 
     def _agreed(self, episode: Episode, task_set: TaskSet) -> str | None:
         """y_hat, where enough chains end in it."""

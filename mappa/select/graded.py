@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mappa.epoch import Collected
 from mappa.errors import ConfigError
-from mappa.select.base import Choice, Chosen, Gather, is_right, purity
+from mappa.reward.base import Rating
+from mappa.select.base import Choice, Chosen, is_right, purity
 from mappa.types import BASE, Action, Episode
 
 if TYPE_CHECKING:
@@ -19,22 +21,26 @@ class Graded:
     It uses the ground truth. What was said under a hint is learned under the plain prompt (`Action.plain_ids`).
     """
 
+    group = 1
+    needs_ratings = False
+
     def check(self, seats: Mapping[str, str], task_set: TaskSet) -> None:
         if any(task.answer is None for task in task_set.train()):
             raise ConfigError(
                 "select=graded needs tasks with answers, which this task set has not; use select=consensus"
             )
 
-    def choose(self, episodes: Sequence[Episode], task_set: TaskSet, gather: Gather) -> Chosen:
+    def choose(self, made: Collected, ratings: Mapping[str, Rating]) -> Chosen:
         choices = [
             Choice(action, episode.task)
-            for episode in episodes
+            for episode in made.episodes
             for seat in dict.fromkeys(action.seat for action in episode.actions)
-            if (action := self._first_right(episode, seat, task_set)) is not None
+            if (action := self._first_right(episode, seat, made.task_set)) is not None
         ]
         hinted = sum(choice.action.plain_ids is not None for choice in choices)
-        counts = [sum(column) for column in zip(*gather((hinted, len(choices))), strict=True)]
-        return Chosen(choices, purity(choices, task_set, gather) | {"select/hinted": counts[0] / max(1, counts[1])})
+        counts = [sum(column) for column in zip(*made.gather((hinted, len(choices))), strict=True)]
+        metrics = purity(choices, made) | {"select/hinted": counts[0] / max(1, counts[1])}
+        return Chosen([(choice,) for choice in choices], metrics)
 
     def _first_right(self, episode: Episode, seat: str, task_set: TaskSet) -> Action | None:
         mine = [a for a in episode.actions if a.seat == seat and a.agent != BASE and not a.truncated]

@@ -40,8 +40,8 @@ class Relay:
         """
         Args:
             largest: facts are numbers from 0 to this.
-            kind: `sum`; `chain`: the second key is an alias, which only the other seat can resolve, of a key of the first
-                seat's own.
+            kind: `sum`; `chain`: the second key is an alias, which only the other seat can resolve, of a key of the
+                first seat's own.
         """
         if largest < 9:
             raise ConfigError(f"task.largest={largest} makes guessing pay; take at least 9")

@@ -36,8 +36,8 @@ class Dialogue:
         """
         Args:
             agents: two seats -> arguments of `Agent`, in the order of speaking. A prompt may use `task`, `view` (the
-                seat's private half, `task.metadata["views"][seat]`) and `heard` (what the other has just said; empty for
-                who begins); a `reply` the same.
+                seat's private half, `task.metadata["views"][seat]`) and `heard` (what the other has just said; empty
+                for who begins); a `reply` the same.
             rounds: most messages.
             until: `agreement` = two messages in a row carry the same answer; `answer` = the first seat's carries one.
             decides: whose last answer counts.
@@ -69,8 +69,8 @@ class Dialogue:
                 missing = [task.id for task in tasks if name not in task.metadata.get("views", {})]
                 if missing:
                     raise ConfigError(
-                        f"seat '{name}' is shown {{{{view}}}}, but {len(missing)} of {len(tasks)} tasks have none for it "
-                        f"(e.g. {missing[0]}): take a task with views, or {{{{task}}}} in its prompt"
+                        f"seat '{name}' is shown {{{{view}}}}, but {len(missing)} of {len(tasks)} tasks have none for "
+                        f"it (e.g. {missing[0]}): take a task with views, or {{{{task}}}} in its prompt"
                     )
 
     async def play(self, scene: Scene) -> str:

@@ -39,6 +39,7 @@ class Rationalise:
         agent, task = self.agents["solver"], scene.task
         values = {"task": task.question, "files": "\n".join(sorted(task.files))}
         text = handoff(scene, await agent.act(scene, values))
-        if scene.epoch is not None and task.answer is not None and scene.vote(text) != scene.vote(rf"\boxed{{{task.answer}}}"):
+        known = scene.epoch is not None and task.answer is not None
+        if known and scene.vote(text) != scene.vote(rf"\boxed{{{task.answer}}}"):
             await agent.act(scene, values, hint=fill(self._hint, {"answer": task.answer}))
         return text

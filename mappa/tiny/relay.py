@@ -1,8 +1,8 @@
 """Demonstrations of the dialogue: two colleagues who exchange facts, most of them at length, and sometimes misread one.
 
 Short drills without errors come first, since a small model learns to look a fact up only from many of them; then the
-demonstrations alone. One message of each episode also stands by itself after an opened turn: how likely the base finds a
-bare message (the readability term of `reward=optima`) is then something it has learned.
+demonstrations alone. One message of each episode also stands by itself after an opened turn: how likely the base finds
+a bare message (the readability term of `reward=optima`) is then something it has learned.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from mappa.config import make
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.learn.data import task_window
-from mappa.play.rollout import Job, Rollout
+from mappa.play.rollout import Job, Rollout, units
 from mappa.policy.chat import Chat
 from mappa.seed import stable_seed
 from mappa.tiny.imitation import UNLEARNED, Example, Recipe, make_tokenizer
@@ -107,7 +107,7 @@ def play(cfg: DictConfig, chat: Chat, episodes: int, seed: int) -> list[Episode]
     async def collect() -> list[Episode]:
         await pool.start()
         try:
-            return await rollout.collect(jobs, "demonstrations", [], 1.0, 1.0)
+            return await rollout.collect(units(jobs, None), "demonstrations", [], 1.0, 1.0)
         finally:
             await pool.close()
 

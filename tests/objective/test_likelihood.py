@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mappa.config import ASSETS
+from mappa.epoch import Collected
 from mappa.learn.batch import Row, collate
 from mappa.learn.loss import likelihood_loss
-from mappa.objective.base import Collected, Start
+from mappa.objective.base import Start
 from mappa.objective.likelihood import Likelihood
 from mappa.policy.forward import Policy
 from mappa.policy.lora import Adapters
@@ -56,12 +57,14 @@ def test_an_empty_micro_batch_has_loss_zero_and_a_gradient():
 
 def test_rows_are_the_choices_and_only_the_acts_own_tokens_carry_loss():
     class Everything:
-        def choose(self, episodes, task_set, gather):
+        needs_ratings = False
+
+        def choose(self, made, ratings):
             hinted = make_action(prompt=6, completion=2, name="e/1", plain_ids=(7, 8, 9))
-            return Chosen([Choice(make_action(), Task("t", "q"), 0.5), Choice(hinted, Task("t", "q"))], {"x": 1.0})
+            return Chosen([(Choice(make_action(), Task("t", "q"), 0.5),), (Choice(hinted, Task("t", "q")),)], {})
 
     objective = Likelihood(Everything(), passes=2, start="base", learning_rate=1e-3)
-    prepared = objective.rows(Collected([], {}, 0, None, None, None))
+    prepared = objective.rows(Collected([], {}, 0, None, None, (), lambda value: [value]))
     assert [row.advantages.tolist() for row in prepared.rows] == [[0.5, 0.5, 0.5], [1.0, 1.0]]
     assert objective.size(prepared.rows) == 3.5
     assert (objective.passes, objective.start, objective.temperature) == (2, Start.BASE, 1.0)

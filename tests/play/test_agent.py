@@ -51,7 +51,7 @@ async def scene_of():
                 pass
 
             task = Task("t", "Compute 1 + 1.")
-            return Scene("e", task, 0, engine, chat, pool, 1.0, 1.0, tool_tokens, ignore, str, 0, stack)
+            return Scene("e", task, 0, engine, chat, pool, 1.0, 1.0, tool_tokens, ignore, str, 0, (), stack)
 
         yield make
     await pool.close()

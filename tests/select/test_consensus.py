@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mappa.epoch import Collected
 from mappa.errors import ConfigError
 from mappa.select.consensus import Consensus, chains
 from mappa.select.graded import Graded
@@ -14,8 +15,8 @@ from tests.conftest import make_action
 TASKS = Arithmetic()
 
 
-def alone(value):
-    return [value]
+def made(*episodes: Episode, ranks: int = 1) -> Collected:
+    return Collected(episodes, {}, 0, TASKS, None, (), lambda value: [value] * ranks)
 
 
 def said(index: int, seat: str, answer: object, **more: object) -> Action:
@@ -34,7 +35,7 @@ def debate(generators: list[object], critics: list[object], answer: object, key:
 
 
 def kept(select: Consensus, *episodes: Episode) -> dict[str, float]:
-    return {choice.action.seat: choice.weight for choice in select.choose(episodes, TASKS, alone).choices}
+    return {choice.action.seat: choice.weight for (choice,) in select.choose(made(*episodes), {}).groups}
 
 
 def test_generators_learn_agreeing_answers_critics_corrections_and_confirmations():
@@ -84,24 +85,24 @@ def test_the_vote_alone_and_generators_that_revise():
         said(2, "generator_1", 7),
         said(3, "generator_2", 7),
     )
-    choices = Consensus().choose([Episode("e", Task("t", "q"), 0, actions, r"\boxed{7}", None)], TASKS, alone).choices
-    assert [choice.action.id for choice in choices] == ["e/0"], "a generator learns its first answers alone"
+    chosen = Consensus().choose(made(Episode("e", Task("t", "q"), 0, actions, r"\boxed{7}", None)), {})
+    assert [choice.action.id for (choice,) in chosen.groups] == ["e/0"], "a generator learns its first answers alone"
 
 
 def test_all_turns_of_a_first_act_are_learned_and_the_last_one_votes():
     turns = (said(0, "generator_1", None), said(1, "generator_1", 7, turn=1), said(2, "critic_1", 7))
     episode = Episode("e", Task("t", "q"), 0, turns, r"\boxed{7}", None)
     assert [[len(act) for act in chain] for chain in chains(episode)] == [[2, 1]]
-    assert [c.action.id for c in Consensus().choose([episode], TASKS, alone).choices] == ["e/0", "e/1", "e/2"]
+    assert [c.action.id for (c,) in Consensus().choose(made(episode), {}).groups] == ["e/0", "e/1", "e/2"]
 
 
 def test_purity_is_told_but_never_used():
-    metrics = Consensus().choose([debate([7, 7, 9], [7, 9, 7], 7, key="8")], TASKS, alone).metrics
+    metrics = Consensus().choose(made(debate([7, 7, 9], [7, 9, 7], 7, key="8")), {}).metrics
     assert metrics["generator_1/kept"] == 1
     assert metrics["generator_1/purity"] == 0.0, "all agree on a wrong answer, and it is kept all the same"
     assert metrics["select/kept_episodes"] == 1.0
-    assert "generator_1/purity" not in Consensus().choose([debate([7], [], 7, key=None)], TASKS, alone).metrics
-    both = Consensus().choose([debate([7, 7, 9], [7, 9, 7], 7)], TASKS, lambda value: [value, value]).metrics
+    assert "generator_1/purity" not in Consensus().choose(made(debate([7], [], 7, key=None)), {}).metrics
+    both = Consensus().choose(made(debate([7, 7, 9], [7, 9, 7], 7), ranks=2), {}).metrics
     assert both["generator_1/kept"] == 2, "numbers are of all ranks"
 
 
@@ -120,13 +121,13 @@ def test_a_summariser_that_would_learn_is_refused():
 def test_graded_takes_the_first_right_answer_and_a_hinted_one_only_without_it():
     plain, hint = said(0, "solver", 8), said(1, "solver", 7, plain_ids=(3, 4))
     episode = Episode("e", Task("t", "q", "7"), 0, (plain, hint), plain.text, None)
-    chosen = Graded().choose([episode], TASKS, alone)
-    assert [choice.action.id for choice in chosen.choices] == ["e/1"]
+    chosen = Graded().choose(made(episode), {})
+    assert [choice.action.id for (choice,) in chosen.groups] == ["e/1"]
     assert chosen.metrics["select/hinted"] == 1.0
     right = Episode("e", Task("t", "q", "7"), 0, (said(0, "solver", 7), hint), plain.text, None)
-    assert [choice.action.id for choice in Graded().choose([right], TASKS, alone).choices] == ["e/0"]
+    assert [choice.action.id for (choice,) in Graded().choose(made(right), {}).groups] == ["e/0"]
     wrong = Episode("e", Task("t", "q", "9"), 0, (plain, hint), plain.text, None)
-    assert Graded().choose([wrong], TASKS, alone).choices == []
+    assert Graded().choose(made(wrong), {}).groups == []
 
 
 def test_graded_needs_a_key():

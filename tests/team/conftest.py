@@ -85,7 +85,7 @@ def play(pool: KernelPool, tasks: Tabular, tmp_path: Path) -> Callable:
 
         async with AsyncExitStack() as stack:
             engine = Scripted({name: list(scripts.get(name, ())) for name in team.agents})
-            scene = Scene("e", task, 0, engine, CHAT, pool, 1.0, 1.0, 2000, ignore, str, 0, stack)
+            scene = Scene("e", task, 0, engine, CHAT, pool, 1.0, 1.0, 2000, ignore, str, 0, (), stack)
             answer = await team.play(scene)
             grade = tasks.grade(task, answer, scene.session.workspace if scene.session else None)
             return Episode("e", task, 0, tuple(scene.actions), answer, grade)

@@ -52,7 +52,9 @@ async def scene_of():
                 pass
 
             task = Task("t", "Compute 3 + 4.", answer)
-            return Scene("e", task, seed, engine, CHAT, None, 1.0, 1.0, 100, ignore, VOTE, 0 if training else None, stack)
+            return Scene(
+                "e", task, seed, engine, CHAT, None, 1.0, 1.0, 100, ignore, VOTE, 0 if training else None, (), stack
+            )
 
         yield make
 

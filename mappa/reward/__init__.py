@@ -1,0 +1,1 @@
+"""How good a whole episode was; one reward per file."""
