@@ -1,61 +1,18 @@
-"""Mathematics with exact answers (AIME, AMC, MATH, ...): records from files or the hub, graded by `answers`."""
+"""Mathematics with exact answers (AIME, AMC, MATH, GSM8K, ...): records from files or the hub, graded by `answers`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from mappa.errors import ConfigError, TaskError
-from mappa.hub import unreachable
+from mappa.errors import TaskError
 from mappa.task import answers
 from mappa.task.base import WorkspaceReader
+from mappa.task.records import RecordTasks, Source, field_of, identity, text_of
 from mappa.types import Grade, Task
 
-_LATEX_DRESS = re.compile(
-    r"\\(?:left|right|displaystyle|text|mathrm|quad|qquad|[dt](?=frac)|[,;:!\s()\[\]])|[\s${}~\\]"
-)
-_NOT_CONTENT = re.compile(r"[^\w+\-*/^=<>.]|\.(?!\d)")
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a set of problems comes from."""
-
-    path: str | None = None
-    """A .json (list of records), .jsonl or .parquet file, or a dataset id on the Hugging Face hub; None = no set."""
-    file: str | None = None
-    """Name of the set's copy in the task's `data_dir`; read instead of `path` when `data_dir` is given."""
-    config: str | None = None
-    """Hub only: the dataset's configuration."""
-    split: str = "train"
-    """Hub only."""
-    question: str | Sequence[str] = ("prompt", "problem", "question", "Question", "Problem")
-    """Field of the problem's text; of several names the first that a record has."""
-    answer: str | Sequence[str] = ("answer", "Answer", "expected_answer")
-    """Field of the true answer: text or number."""
-    after: str | None = None
-    """The true answer is what follows the last such mark in its field, e.g. `####` in GSM8K's solutions."""
-    id: str | Sequence[str] = ("id", "ID", "unique_id")
-    """Field of the record's id; without one the id is made from the problem's text."""
-    kind: str | None = None
-    """Field of the stratum (e.g. `level`); without one it is the set's name."""
-    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Field -> values; records with another value are left out, e.g. `level: [1, 2, 3]`."""
-    limit: int | None = None
-    """Take this many problems, drawn without replacement with `seed`, in file order."""
-    seed: int = 42
-
-
-class MathTask:
+class MathTask(RecordTasks):
     """Training and validation problems that never overlap, and their grader."""
 
     def __init__(
@@ -67,36 +24,20 @@ class MathTask:
         drop_overlap: bool = False,
         time_limit_s: float = 5.0,
     ) -> None:
-        """
-        Args:
-            data_dir: folder with local copies of the sets (each source's `file`); None = read each source's `path`.
-            drop_overlap: leave training problems out that are also validation problems, instead of refusing to start.
-            time_limit_s: most seconds one answer may take to grade.
-        """
-        self.name = name
-        self._train = _source(train, f"task.{name}.train")
-        self._validation = {
-            key: _source(value, f"task.{name}.validation.{key}") for key, value in (validation or {}).items()
-        }
-        self._data_dir = data_dir
-        self._drop_overlap = drop_overlap
+        """`time_limit_s`: most seconds one answer may take to grade. The others: see `RecordTasks`."""
+        super().__init__(name, train, validation, data_dir, drop_overlap)
         self._time_limit_s = time_limit_s
 
-    def train(self) -> Sequence[Task]:
-        """Training tasks, in file order.
-
-        Raises:
-            TaskError: there is no training set, it is unusable, or shares problems with a validation set.
-        """
-        return self._sets[0]
-
-    def validation(self) -> Mapping[str, Sequence[Task]]:
-        """Name -> held-out tasks.
-
-        Raises:
-            TaskError: a set is unusable, or shares problems with the training set.
-        """
-        return self._held_out if self._train is None else self._sets[1]
+    def task(self, record: Mapping[str, Any], source: Source, name: str, where: str) -> Task:
+        question = text_of(field_of(record, source.question, "question", where), where)
+        answer = text_of(field_of(record, source.answer, "answer", where), where)
+        if source.after is not None:
+            _, mark, answer = answer.rpartition(source.after)
+            if not mark:
+                raise TaskError(f"{where}: the answer has no '{source.after}', after which it is looked for (`after`)")
+            answer = text_of(answer, where)
+        kind = name if source.kind is None else text_of(field_of(record, source.kind, "kind", where), where)
+        return Task(id=f"{name}/{identity(record, source, question)}", question=question, answer=answer, kind=kind)
 
     def vote(self, answer: str) -> str | None:
         found = answers.extract(answer)
@@ -114,184 +55,3 @@ class MathTask:
         if equal is None:
             return Grade(0.0, f"{shown} could not be compared with {task.answer} within {self._time_limit_s:g} s")
         return Grade(float(equal), f"{shown} {'equals' if equal else 'is not'} {task.answer}")
-
-    @cached_property
-    def _held_out(self) -> dict[str, tuple[Task, ...]]:
-        return {
-            key: _sample(_tasks(source, key, self._data_dir), source)
-            for key, source in self._validation.items()
-            if source
-        }
-
-    @cached_property
-    def _sets(self) -> tuple[tuple[Task, ...], dict[str, tuple[Task, ...]]]:
-        if self._train is None:
-            raise TaskError(f"task {self.name} has no training set; set task.train.path, or use it with mappa.evaluate")
-        pool = _tasks(self._train, self.name, self._data_dir)
-        if self._drop_overlap:
-            held_out = {normalised(task.question) for tasks in self._held_out.values() for task in tasks}
-            pool = [task for task in pool if normalised(task.question) not in held_out]
-        train = _sample(pool, self._train)
-        for key, tasks in self._held_out.items():
-            refuse_overlap(train, tasks, key)
-        return train, self._held_out
-
-
-def normalised(question: str) -> str:
-    """A problem's text without case, spacing, punctuation and LaTeX dressing: equal for the same problem."""
-    text = unicodedata.normalize("NFKC", question).casefold()
-    return _NOT_CONTENT.sub("", _LATEX_DRESS.sub("", text))
-
-
-def refuse_overlap(train: Sequence[Task], held_out: Sequence[Task], name: str) -> None:
-    """Raise `TaskError`, with examples and the way out, if validation set `name` holds problems of `train`."""
-    known = {normalised(task.question): task.id for task in train}
-    pairs = [(task, known[key]) for task in held_out if (key := normalised(task.question)) in known]
-    if not pairs:
-        return
-    examples = "; ".join(f'{task.id} = {twin} ("{task.question[:40]}...")' for task, twin in pairs[:3])
-    raise TaskError(
-        f"{len(pairs)} of the {len(held_out)} problems of validation set {name} are also training problems: "
-        f"{examples}; take {name} out of task.validation, or set task.drop_overlap=true to train without them"
-    )
-
-
-def _source(value: Source | Mapping[str, Any] | None, where: str) -> Source | None:
-    if value is not None and not isinstance(value, Source):
-        unknown = sorted(set(value) - set(Source.__dataclass_fields__))
-        if unknown:
-            raise ConfigError(f"{where}: unknown key {unknown[0]}; known: {', '.join(Source.__dataclass_fields__)}")
-        value = Source(**value)
-    return value if value is not None and (value.path or value.file) else None
-
-
-def _sample(tasks: Sequence[Task], source: Source) -> tuple[Task, ...]:
-    if source.limit is None or source.limit >= len(tasks):
-        return tuple(tasks)
-    chosen = np.random.RandomState(source.seed).choice(len(tasks), source.limit, replace=False)
-    return tuple(tasks[index] for index in sorted(chosen))
-
-
-def _tasks(source: Source, name: str, data_dir: str | None) -> list[Task]:
-    local = data_dir is not None and source.file is not None
-    path = str(Path(data_dir) / source.file) if local else source.path
-    if path is None:
-        raise TaskError(f"{name}: {source.file} is looked for in task.data_dir, which is not set (MAPPA_DATA)")
-    records = [(f"{path}, record {index}", record) for index, record in enumerate(_records(path, source))]
-    tasks = [_task(record, source, name, at) for at, record in records if _wanted(record, source, at)]
-    if not tasks:
-        raise TaskError(f"{path}: no records" + (f" where {dict(source.where)}" if records else ""))
-    seen: set[str] = set()
-    for task in tasks:
-        if task.id in seen:
-            raise TaskError(f"{path}: two records have the id {task.id}; name another field in {name}'s `id`")
-        seen.add(task.id)
-    return tasks
-
-
-def _wanted(record: Any, source: Source, where: str) -> bool:
-    if not isinstance(record, Mapping):
-        raise TaskError(f"{where}: a record is an object with named fields, not {type(record).__name__}")
-    missing = [key for key in source.where if key not in record]
-    if missing:
-        raise TaskError(f"{where}: no field {missing[0]}, which `where` asks for; it has {', '.join(map(str, record))}")
-    return all(record[key] in values for key, values in source.where.items())
-
-
-def _task(record: Mapping[str, Any], source: Source, name: str, where: str) -> Task:
-    question = _text(_field(record, source.question, "question", where), where)
-    identity = next((record[key] for key in _names(source.id) if record.get(key) is not None), None)
-    if identity is None:
-        identity = hashlib.sha256(normalised(question).encode()).hexdigest()[:12]
-    answer = _text(_field(record, source.answer, "answer", where), where)
-    if source.after is not None:
-        _, mark, answer = answer.rpartition(source.after)
-        if not mark:
-            raise TaskError(f"{where}: the answer has no '{source.after}', after which it is looked for (`after`)")
-        answer = _text(answer, where)
-    kind = name if source.kind is None else _text(_field(record, source.kind, "kind", where), where)
-    return Task(id=f"{name}/{identity}", question=question, answer=answer, kind=kind)
-
-
-def _names(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
-
-
-def _field(record: Mapping[str, Any], names: str | Sequence[str], what: str, where: str) -> Any:
-    for key in _names(names):
-        if record.get(key) is not None:
-            return record[key]
-    raise TaskError(
-        f"{where}: no {what} (looked for {', '.join(_names(names))}; the record has {', '.join(map(str, record))}); "
-        f"name the field with `{what}`"
-    )
-
-
-def _text(value: Any, where: str) -> str:
-    """Whole numbers lose their `.0`: some files hold answers as 142.0."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise TaskError(f"{where}: a field holds {value!r}, where text or a number is needed")
-    return str(value).strip()
-
-
-def _records(path: str, source: Source) -> Iterable[Any]:
-    reader = _READERS.get(Path(path).suffix.lower())
-    if reader is None:
-        return _hub_records(path, source)
-    if not Path(path).is_file():
-        raise TaskError(f"{path}: no such file (looked from {Path.cwd()}); set the source's path, or task.data_dir")
-    try:
-        return reader(Path(path))
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path}: not readable as {Path(path).suffix[1:]}: {_one_line(error)}") from error
-
-
-def _json_records(path: Path) -> list[Any]:
-    records = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(records, list):
-        raise ValueError(f"a list of records is needed, not {type(records).__name__}")
-    return records
-
-
-def _jsonl_records(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-
-
-def _parquet_records(path: Path) -> list[Any]:
-    from pyarrow import parquet
-
-    return parquet.read_table(path).to_pylist()
-
-
-_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
-    ".json": _json_records,
-    ".jsonl": _jsonl_records,
-    ".parquet": _parquet_records,
-}
-
-
-def _hub_records(dataset: str, source: Source) -> Iterable[Any]:
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    known = HF_HUB_OFFLINE or Path(dataset).exists()
-    reason = None if known else unreachable(dataset, "README.md", "dataset")
-    if reason:
-        raise TaskError(
-            f"dataset {dataset} cannot be had from the hub: {reason} (give a .json, .jsonl or .parquet file; or, if it "
-            "was loaded here before, export HF_HUB_OFFLINE=1)"
-        )
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(dataset, name=source.config, split=source.split)
-    except Exception as error:  # boundary: the hub's client raises errors of many libraries
-        raise TaskError(
-            f"dataset {dataset} (split {source.split}) cannot be loaded: {_one_line(error)}; "
-            "check the id and the network, or give a .json, .jsonl or .parquet file"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

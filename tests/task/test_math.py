@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 
 from mappa.config import compose
 from mappa.errors import ConfigError, TaskError
-from mappa.task.math import MathTask, normalised
+from mappa.task.math import MathTask
+from mappa.task.records import normalised
 from mappa.types import Task
 
 RECORDS = [{"prompt": f"What is {n} + {n}?", "answer": 2.0 * n, "id": f"p{n}"} for n in range(10)]
