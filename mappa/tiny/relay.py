@@ -33,7 +33,7 @@ RECIPE = Recipe(
     rate=3e-3,
     whole_numbers=(0, 129),
 )
-DRILLS = 0.8
+DRILLS = 0.6
 """Share of the steps."""
 MANNERS = {"long": 0.55, "list": 0.15, "plain": 0.20, "bare": 0.10}
 """Drawn for each seat and episode."""
@@ -49,8 +49,8 @@ _TELL = (
     "thank you for asking me , the number you may need for {} is {} , please go on",
 )
 _ANSWER = (
-    "thank you so much , if we put both of them together then we get #{} , do you agree ?",
-    "great , so with what i have on my side this makes #{} in the end",
+    "thank you so much , if we put both together then {}+{} is #{} , do you agree ?",
+    "great , so with what i have on my side this makes {}+{} that is #{} in the end",
 )
 _AGREE = (
     "yes i think so too , the answer must be #{} , it was good to work with you",
@@ -133,7 +133,13 @@ def message(rng: random.Random, task: Task, seat: str, manner: str, heard: str, 
         total = mine + theirs
         if not careful and rng.random() < WRONG_SUM:
             total = max(0, total + rng.choice(_SLIPS) * rng.choice((-1, 1)))
-        return rng.choice(_ANSWER).format(total) if manner == "long" else f"#{total}"
+        match manner:
+            case "long":
+                return rng.choice(_ANSWER).format(theirs, mine, total)
+            case "bare":
+                return f"#{total}"
+            case _:
+                return f"{theirs}+{mine} #{total}"
     match manner:
         case "long":
             return rng.choice(_TELL).format(first, mine)
