@@ -38,7 +38,8 @@ class CurveCallback(Callback):
                 accuracies.setdefault(result.name, []).append((result.epoch, result.accuracy))
             diversity = next((c.results for c in trainer.callbacks if isinstance(c, DiversityCallback)), [])
             lines = self._rewards_and_votes(diversity)
-            below = {key: [(r["epoch"], r[key]) for r in diversity if key in r] for key in _BELOW}
+            spent = {"tokens": [(r.epoch, r.tokens) for r in (validation.results if validation else [])]}
+            below = spent | {key: [(r["epoch"], r[key]) for r in diversity if key in r] for key in _BELOW}
             self._path.write_text(draw(self._title, trainer.max_epochs, lines, accuracies, below))
 
     def _rewards_and_votes(self, diversity: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:

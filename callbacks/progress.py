@@ -85,7 +85,10 @@ class ProgressCallback(Callback, Listener):
 
     def _accuracy(self) -> str:
         results = self._results()
-        return f"  held-out {results[-1].accuracy['mean']:.2f} (epoch {results[-1].epoch})" if results else ""
+        if not results:
+            return ""
+        last = results[-1]
+        return f"  held-out {last.accuracy['mean']:.2f} at {last.tokens:.0f} tokens (epoch {last.epoch})"
 
     def _panel(self) -> Table:
         counts, data = self._counts, self._trainer.datamodule
@@ -100,15 +103,17 @@ class ProgressCallback(Callback, Listener):
         return table
 
     def _closing(self, trainer: Trainer) -> Group:
-        table = Table(title="Held-out accuracy, graded by the task itself")
-        for column in ("set", "epoch", "accuracy", "95% interval", "problems", "tokens per episode", "gain (p)"):
+        table = Table(title="Held-out accuracy, graded by the task itself, and completion tokens per episode")
+        for column in ("set", "epoch", "accuracy", "95%", "problems", "gain (p)", "tokens", "95%", "gain (p)"):
             table.add_column(column)
         results = self._results()
         for name in dict.fromkeys(result.name for result in results):
             mine = [result for result in results if result.name == name]
             for result in mine[:1] + mine[1:][-1:]:
-                spent = f"{result.tokens:.0f}"
-                table.add_row(name, str(result.epoch), *_cells(result.accuracy), spent, _gain(result.gain))
+                spent = result.tokens_interval
+                tokens = (f"{spent['mean']:.1f}", f"{spent['low']:.1f} - {spent['high']:.1f}")
+                saved = _gain(result.tokens_gain, ".1f")
+                table.add_row(name, str(result.epoch), *_cells(result.accuracy), _gain(result.gain), *tokens, saved)
         return Group(table, *([self._measures(results)] if any(result.metrics for result in results) else []))
 
     def _measures(self, results: list) -> Table:
@@ -132,5 +137,5 @@ def _cells(found: Mapping[str, float]) -> tuple[str, str, str]:
     return f"{found['mean']:.3f}", f"{found['low']:.3f} - {found['high']:.3f}", str(found["n"])
 
 
-def _gain(found: Mapping[str, float] | None) -> str:
-    return f"{found['mean']:+.3f} ({found['p']:.2g})" if found else ""
+def _gain(found: Mapping[str, float] | None, form: str = ".3f") -> str:
+    return f"{found['mean']:+{form}} ({found['p']:.2g})" if found else ""

@@ -19,7 +19,7 @@ from mappa.ranks import gather
 
 _JUDGE = ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
 _ACTIONS = ("total", "judged", "trained", "truncated")
-_PER_PROBLEM = ("scores", "by_task")
+_PER_PROBLEM = ("scores", "by_task", "tokens_by_task")
 """Of a validation; they are in validation/."""
 _PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
 
@@ -73,6 +73,7 @@ class SummaryCallback(Callback):
         first = {r.name: r.accuracy for r in results if r.epoch == 0}
         last = {r.name: r.accuracy for r in results if r.epoch > 0}
         gain = {r.name: r.gain for r in results if r.gain is not None}
+        saved = {r.name: r.tokens_gain for r in results if r.tokens_gain is not None}
         pool = trainer.datamodule.pool
         epochs = sorted(self._rewards)
         return {
@@ -82,6 +83,9 @@ class SummaryCallback(Callback):
             "accuracy_before": _single(first),
             "accuracy_after": _single(last),
             "gain": _single(gain),
+            "tokens_before": _single({r.name: r.tokens_interval for r in results if r.epoch == 0}),
+            "tokens_after": _single({r.name: r.tokens_interval for r in results if r.epoch > 0}),
+            "tokens_gain": _single(saved),
             "reward_by_agent": {
                 "first": self._rewards[epochs[0]] if epochs else {},
                 "last": self._rewards[epochs[-1]] if epochs else {},

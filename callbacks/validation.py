@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from mappa.play.episodes import write_lines
 from mappa.play.rollout import Job
 from mappa.ranks import gather
-from mappa.report.metrics import evaluate_episodes, measures_by_task, scores_by_task
+from mappa.report.metrics import evaluate_episodes, measures_by_task, scores_by_task, tokens_by_task
 from mappa.report.statistics import interval, paired
 from mappa.seed import stable_seed
 from mappa.types import Episode
@@ -33,7 +33,11 @@ class Result:
     measures: dict[str, dict[str, float]]
     """avg@k, pass@k, maj@k, each as mean, low, high (95% bootstrap over problems) and n (problems)."""
     tokens: float
-    """Completion tokens per episode."""
+    """Completion tokens per episode, of all seats: what the accuracy costs."""
+    tokens_interval: dict[str, float]
+    """Its mean, low and high over n problems."""
+    tokens_by_task: dict[str, float]
+    """Task id -> mean completion tokens of its episodes."""
     failed: int
     """Episodes that ended in an error; they count as wrong."""
     scores: dict[str, float]
@@ -44,6 +48,8 @@ class Result:
     """Their means with intervals, as in `measures`."""
     gain: dict[str, float] | None = None
     """Over the untrained team on the same problems: mean, low, high, n and p; see `statistics.paired`."""
+    tokens_gain: dict[str, float] | None = None
+    """Likewise of the completion tokens; below zero = fewer."""
     gains: dict[str, dict[str, float]] = field(default_factory=dict)
     """Likewise for each of the task's own measures that the same problems had before (a failed run has no rmse)."""
 
@@ -94,7 +100,7 @@ class ValidationCallback(Callback):
             ]
             mine = trainer.datamodule.play(jobs, name, self._temperature, self._top_p)
             episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
-            scores = scores_by_task(episodes)
+            scores, spent = scores_by_task(episodes), tokens_by_task(episodes)
             by_task = measures_by_task([trainer.datamodule.with_grade(episode) for episode in episodes])
             untrained = next((r for r in self.results if r.name == name and r.epoch == 0), None)
             result = Result(
@@ -106,7 +112,10 @@ class ValidationCallback(Callback):
                 gain=paired(untrained.scores, scores) if untrained is not None else None,
                 gains=_gains(untrained.by_task, by_task) if untrained is not None else {},
                 measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
-                tokens=statistics.fmean(sum(len(a.completion_ids) for a in e.actions) for e in episodes),
+                tokens=statistics.fmean(spent.values()),
+                tokens_interval=interval(list(spent.values())),
+                tokens_by_task=spent,
+                tokens_gain=paired(untrained.tokens_by_task, spent) if untrained is not None else None,
                 failed=sum(episode.error is not None for episode in episodes),
             )
             fresh.append(result)
@@ -114,6 +123,7 @@ class ValidationCallback(Callback):
                 self._write(epoch, name, episodes, trainer.datamodule.task_set.vote)
                 for logger in trainer.loggers:
                     numbers = {f"validation/{name}": result.accuracy["mean"]}
+                    numbers[f"validation/{name}/tokens"] = result.tokens
                     numbers |= {f"validation/{name}/{key}": value["mean"] for key, value in result.metrics.items()}
                     logger.log_metrics(numbers, trainer.lightning_module.version)
         self.results += fresh

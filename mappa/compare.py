@@ -1,7 +1,8 @@
-"""Two teams on the same problems at an equal token budget: `python -m mappa.compare FOLDER FOLDER [set=NAME]`.
+"""Two teams on the same problems: `python -m mappa.compare FOLDER FOLDER [set=NAME] [budget=own]`.
 
 A FOLDER holds per-problem results: `<run>/validation`, or what `python -m mappa.evaluate` printed. Whoever spends fewer
-tokens a problem gets as many of its samples as the other's one costs, and answers by majority.
+tokens a problem gets as many of its samples as the other's one costs, and answers by majority; with `budget=own` both
+are taken as they are, each at its own price. Both differences, accuracy and tokens, come with intervals.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Side:
     def tokens(self) -> float:
         """Completion tokens of one attempt, on average."""
         return statistics.fmean(attempt["tokens"] for attempts in self.attempts.values() for attempt in attempts)
+
+    def spent(self, samples: int) -> dict[str, float]:
+        """Task id -> completion tokens of its first `samples` attempts."""
+        return {task: float(sum(a["tokens"] for a in found[:samples])) for task, found in self.attempts.items()}
 
     def scores(self, samples: int) -> dict[str, float]:
         """Task id -> score of the majority over its first `samples` attempts.
@@ -73,23 +78,28 @@ def read(folder: Path, name: str | None = None) -> Side:
     return Side(folder, dict(attempts))
 
 
-def compare(one: Side, other: Side) -> dict[str, Any]:
-    """Accuracies at the budget of whichever spends more tokens a problem, and the paired test of one against the other.
+def compare(one: Side, other: Side, equal: bool = True) -> dict[str, Any]:
+    """Accuracies and tokens a problem, and the paired tests of one against the other.
+
+    Args:
+        equal: at the budget of whichever spends more tokens a problem; false = each at its own price.
 
     Raises:
         ConfigError: other problems, or too few attempts for an equal budget.
     """
     budget = max(one.tokens, other.tokens)
-    sides, scores = [], []
+    sides, scores, spent = [], [], []
     for side in (one, other):
-        samples = int(budget / side.tokens)
+        samples = int(budget / side.tokens) if equal else 1
         scores.append(side.scores(samples))
+        spent.append(side.spent(samples))
         accuracy = interval(list(scores[-1].values()))
         sides.append(
             {"folder": str(side.folder), "samples": samples, "tokens_per_problem": side.tokens * samples} | accuracy
         )
     try:
-        return {"one": sides[0], "other": sides[1], "difference": paired(scores[1], scores[0])}
+        differences = {"difference": paired(scores[1], scores[0]), "tokens_difference": paired(spent[1], spent[0])}
+        return {"one": sides[0], "other": sides[1], **differences}
     except ValueError as error:
         raise ConfigError(f"{one.folder} and {other.folder} cannot be compared: {error}") from None
 
@@ -98,11 +108,14 @@ def main() -> None:
     if wants_help(sys.argv[1:]):
         print(help_text(__doc__))  # noqa: T201 command-line output
         return
-    folders = [Path(word) for word in sys.argv[1:] if not word.startswith("set=")]
-    name = next((word.removeprefix("set=") for word in sys.argv[1:] if word.startswith("set=")), None)
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith(("set=", "budget=")))
+    folders = [Path(word) for word in sys.argv[1:] if not word.startswith(("set=", "budget="))]
     if len(folders) != 2:
-        raise ConfigError("say which two: python -m mappa.compare FOLDER FOLDER [set=NAME]")
-    print(json.dumps(compare(*(read(folder, name) for folder in folders)), indent=2))  # noqa: T201
+        raise ConfigError("say which two: python -m mappa.compare FOLDER FOLDER [set=NAME] [budget=own]")
+    if words.get("budget", "equal") not in ("equal", "own"):
+        raise ConfigError(f"budget={words['budget']} is unknown; available: equal, own")
+    sides = (read(folder, words.get("set")) for folder in folders)
+    print(json.dumps(compare(*sides, equal=words.get("budget") != "own"), indent=2))  # noqa: T201
 
 
 if __name__ == "__main__":

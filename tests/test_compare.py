@@ -36,6 +36,15 @@ def test_the_cheaper_side_gets_more_samples_and_votes(tmp_path: Path):
     assert result["difference"]["mean"] == pytest.approx(1 / 3)
 
 
+def test_each_at_its_own_price(tmp_path: Path):
+    short = record(tmp_path / "short", {"a": [RIGHT], "b": [RIGHT], "c": [WRONG]}, tokens=12)
+    long = record(tmp_path / "long", {"a": [WRONG], "b": [RIGHT], "c": [WRONG]}, tokens=50)
+    result = compare(read(short), read(long), equal=False)
+    assert (result["one"]["samples"], result["other"]["samples"]) == (1, 1)
+    assert result["difference"]["mean"] == pytest.approx(1 / 3)
+    assert (result["tokens_difference"]["mean"], result["tokens_difference"]["high"]) == (-38, -38)
+
+
 def test_the_newest_results_count(tmp_path: Path):
     record(tmp_path, {"a": [WRONG]}, tokens=10, epoch=0)
     record(tmp_path, {"a": [RIGHT]}, tokens=10, epoch=12)

@@ -72,3 +72,39 @@ def test_a_later_iteration_of_a_debate_too(start: str, tmp_path: Path):
     ours, theirs = summary(broken), summary(whole)
     for key in ("epochs", "accuracy_before", "accuracy_after", "actions", "diversity"):
         assert ours[key] == theirs[key], key
+
+
+OPTIMA = [
+    "+experiment=quickstart_optima",
+    "+debug=fast",
+    "trainer.max_epochs=3",
+    "data.tasks_per_epoch=3",
+    "data.updates_per_epoch=4",
+    "callbacks.validation.limit=2",
+    "team.rounds=5",
+    "select.threshold=-9",
+    "reward.loss=0.0",
+]
+PAIRS = ["select.least=-9", "select.gap=0.0", "select.merge=0.0", "search.groups=3", "search.rollouts=2"]
+TREE = ["objective=preference", *(f"objective.{word}" for word in PAIRS)]
+HYBRID = ["objective=hybrid", *(f"objective.second.{word}" for word in PAIRS)]
+
+
+@pytest.mark.parametrize(
+    ("words", "moment"),
+    [
+        (TREE, "rollout"),
+        pytest.param(TREE, "update", marks=pytest.mark.slow),
+        pytest.param(HYBRID, "update", marks=pytest.mark.slow),
+        pytest.param(HYBRID, "checkpoint", marks=pytest.mark.slow),
+    ],
+    ids=["tree-rollout", "tree-update", "hybrid-update", "hybrid-checkpoint"],
+)
+def test_trees_and_alternating_objectives_too(words: list[str], moment: str, tmp_path: Path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run([*OPTIMA, *words], whole) == 0
+    assert summary(whole)["actions"]["trained"] > 0
+    assert run([*OPTIMA, *words], broken, kill=moment) == -9
+    assert run([*OPTIMA, *words, f"resume={broken}"], broken) == 0
+    assert equal(adapters(broken), adapters(whole))
+    assert (broken / "episodes" / "epoch=0001.jsonl").exists()

@@ -82,6 +82,14 @@ def scores_by_task(episodes: Sequence[Episode]) -> dict[str, float]:
     return {task: statistics.fmean(scores) for task, scores in by_task.items()}
 
 
+def tokens_by_task(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Task id -> mean completion tokens of its episodes, of all seats."""
+    by_task: dict[str, list[int]] = defaultdict(list)
+    for episode in episodes:
+        by_task[episode.task.id].append(sum(len(action.completion_ids) for action in episode.actions))
+    return {task: statistics.fmean(counts) for task, counts in by_task.items()}
+
+
 def measures_by_task(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
     """The task's own measures, of all kinds and as `<kind>/<measure>`, -> task id -> mean of the episodes with it."""
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
