@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from mappa.checks import objectives
 from mappa.command import check_choice, help_text, quiet, run_guarded, split, wants_help
 from mappa.config import check, compose_with_origin, make
 from mappa.errors import ConfigError
@@ -71,7 +72,9 @@ class Work:
 
 def work(cfg: DictConfig, team: Team, fill: float) -> Work:
     """An upper bound on acts and turns; `fill` on tokens. Each turn's context holds what was written before it."""
-    episodes = cfg.data.tasks_per_epoch * cfg.data.samples_per_task
+    searches = [node.search for node in objectives(cfg.objective) if node.get("search") is not None]
+    attempts = max([make(search).attempts for search in searches], default=cfg.data.samples_per_task)
+    episodes = cfg.data.tasks_per_epoch * attempts
     passes = cfg.objective.get("passes", 1)
     actions = learning = completion = trained = written = 0
     for seat, acts in acts_of(team).items():

@@ -61,7 +61,7 @@ def stored_files(run: str | Path, seats: Collection[str] | None = None) -> list[
     with files[0].open() as file:
         file.readline()
         first = json.loads(file.readline() or '{"actions": []}')
-    spoke = {action["seat"] for action in first["actions"]}
+    spoke = {action.get("seat") or action["agent"] for action in first["actions"]}
     if not spoke or (seats is not None and not spoke <= set(seats)):
         raise ConfigError(
             f"data.stored={run}: its seats are {', '.join(sorted(spoke)) or 'none'}, this team's are "
@@ -75,7 +75,10 @@ def to_json(episode: Episode) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Episode:
-    """Inverse of `to_json`; fields added for the reader (verdicts, advantages) are ignored."""
+    """Inverse of `to_json`; fields added for the reader (verdicts, advantages) are ignored.
+
+    Files of runs from before there were seats and branches are read, too.
+    """
     return Episode(
         id=data["id"],
         task=Task(**data["task"]),
@@ -86,8 +89,8 @@ def from_json(data: Mapping[str, Any]) -> Episode:
         files={agent: tuple(names) for agent, names in data["files"].items()},
         error=data["error"],
         seconds=data["seconds"],
-        parent=data["parent"],
-        shared=data["shared"],
+        parent=data.get("parent"),
+        shared=data.get("shared", 0),
     )
 
 
@@ -106,6 +109,6 @@ def _action(data: Mapping[str, Any]) -> Action:
         version=data["version"],
         tool=ToolRun(**data["tool"]) if data["tool"] is not None else None,
         files=tuple(data["files"]),
-        seat=data["seat"],
-        plain_ids=tuple(data["plain_ids"]) if data["plain_ids"] is not None else None,
+        seat=data.get("seat", ""),
+        plain_ids=tuple(data["plain_ids"]) if data.get("plain_ids") is not None else None,
     )

@@ -62,7 +62,7 @@ class Adapters:
         self._created = {
             name: parameter.detach().cpu().clone()
             for name, parameter in self.model.named_parameters()
-            if "lora_" in name
+            if "lora_" in name and not parameter.is_meta  # the planner works without data
         }
 
     @property
@@ -80,9 +80,11 @@ class Adapters:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The frozen base alone: the reference policy."""
-        with self.model.disable_adapter():
-            yield
-        self.select(self._selected)  # PEFT leaves the others without `requires_grad`
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self.select(self._selected)  # PEFT leaves the others without `requires_grad`
 
     @contextmanager
     def acting(self, agent: str) -> Iterator[None]:

@@ -11,13 +11,16 @@ from transformers import AutoTokenizer
 
 from mappa.config import ASSETS
 from mappa.policy.chat import Chat
+from mappa.task.arithmetic import problem
 from mappa.task.tabular import Tabular
-from mappa.tiny import arithmetic, tabular
+from mappa.tiny import arithmetic, debate, relay, tabular
 from mappa.tiny.imitation import UNLEARNED
 from tests.conftest import compose_config
 
 
-@pytest.mark.parametrize("folder", [arithmetic.RECIPE.folder, tabular.RECIPE.folder])
+@pytest.mark.parametrize(
+    "folder", [arithmetic.RECIPE.folder, debate.RECIPE.folder, relay.RECIPE.folder, tabular.RECIPE.folder]
+)
 def test_the_shipped_models_are_small(folder: str):
     from mappa.policy.model import Model
 
@@ -76,3 +79,34 @@ def test_a_reworded_task_keeps_its_kind_only(tmp_path: Path):
         assert task.metadata["targets"][0] not in question
         assert "cell" not in question
         assert "digits" not in question
+
+
+@pytest.mark.parametrize(("name", "module"), [("debate", debate), ("optima", relay)])
+def test_whole_numbers_are_single_tokens_and_contexts_those_of_a_rollout(name: str, module, tmp_path: Path):
+    cfg = compose_config([f"+experiment=quickstart_{name}"], tmp_path)
+    chat = Chat(AutoTokenizer.from_pretrained(ASSETS / module.RECIPE.folder))
+    first, last = module.RECIPE.whole_numbers
+    assert all(len(chat.tokenizer.encode(str(number))) == 1 for number in range(first, last + 1))
+    assert chat.tokenizer.tokenize("29-56=-27")[:3] == ["29", "-", "56"]
+    for ids, labels in islice(module.examples(cfg, chat, 0), 200):
+        assert len(ids) <= module.RECIPE.context
+        assert spoken(chat, (ids, labels))
+
+
+def test_careless_generators_and_critics_who_adopt_what_others_agree_on():
+    """Slips are as frequent as they are said to be, in all three orders."""
+    rng, task = random.Random(0), problem([3, 4, 5, 6, 2, 1])
+    texts = [debate.steps(rng, task, 0.0) for _ in range(60)]
+    assert {text.partition(" ")[0] for text in texts} == {
+        "4*5=20;3+20=23;23+6=29;2*1=2;29-2=27",
+        "4*5=20;2*1=2;3+20=23;23+6=29;29-2=27",
+        "3+6=9;4*5=20;9+20=29;2*1=2;29-2=27",
+    }
+    assert all(text.endswith(r"\boxed{27}") for text in texts)
+    right = sum(debate.steps(rng, task, debate.SLIP).endswith(r"\boxed{27}") for _ in range(4000)) / 4000
+    assert abs(right - (1 - debate.SLIP) ** 5) < 0.04, "slips that cancel are rare"
+    agreed = [debate.critique(rng, task, r"\boxed{1}", [r"\boxed{5}", r"\boxed{5}"]) for _ in range(1000)]
+    assert abs(sum(text == r"\boxed{5}" for text in agreed) / 1000 - 0.82) < 0.05
+    split = [debate.critique(rng, task, r"\boxed{1}", [r"\boxed{5}", r"\boxed{6}"]) for _ in range(1000)]
+    assert abs(sum(text == r"\boxed{1}" for text in split) / 1000 - 0.60) < 0.06
+    assert debate.summary(random.Random(1), [r"\boxed{5}", r"\boxed{5}"]) == "both say 5."
