@@ -103,17 +103,16 @@ class ProgressCallback(Callback, Listener):
         return table
 
     def _closing(self, trainer: Trainer) -> Group:
-        table = Table(title="Held-out accuracy, graded by the task itself, and completion tokens per episode")
-        for column in ("set", "epoch", "accuracy", "95%", "problems", "gain (p)", "tokens", "95%", "gain (p)"):
-            table.add_column(column)
+        table = Table(title="Held-out accuracy by the task's grader, and completion tokens per episode; 95% intervals")
+        for column in ("set", "epoch", "accuracy", "gain (p)", "tokens", "gain (p)"):
+            table.add_column(column, no_wrap=column != "set")
         results = self._results()
         for name in dict.fromkeys(result.name for result in results):
             mine = [result for result in results if result.name == name]
             for result in mine[:1] + mine[1:][-1:]:
-                spent = result.tokens_interval
-                tokens = (f"{spent['mean']:.1f}", f"{spent['low']:.1f} - {spent['high']:.1f}")
-                saved = _gain(result.tokens_gain, ".1f")
-                table.add_row(name, str(result.epoch), *_cells(result.accuracy), _gain(result.gain), *tokens, saved)
+                right, spent = _spread(result.accuracy, ".3f"), _spread(result.tokens_interval, ".1f")
+                gains = (_gain(result.gain), _gain(result.tokens_gain, ".1f"))
+                table.add_row(f"{name}, {result.accuracy['n']}", str(result.epoch), right, gains[0], spent, gains[1])
         return Group(table, *([self._measures(results)] if any(result.metrics for result in results) else []))
 
     def _measures(self, results: list) -> Table:
@@ -135,6 +134,10 @@ class ProgressCallback(Callback, Listener):
 def _cells(found: Mapping[str, float]) -> tuple[str, str, str]:
     """Mean, interval and number of problems."""
     return f"{found['mean']:.3f}", f"{found['low']:.3f} - {found['high']:.3f}", str(found["n"])
+
+
+def _spread(found: Mapping[str, float], form: str) -> str:
+    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
 
 
 def _gain(found: Mapping[str, float] | None, form: str = ".3f") -> str:

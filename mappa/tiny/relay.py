@@ -1,8 +1,8 @@
 """Demonstrations of the dialogue: two colleagues who exchange facts, most of them at length, and sometimes misread one.
 
-Short drills without errors come first, since a small model learns to look a fact up only from many of them; then the
-demonstrations alone. One message of each episode also stands by itself after an opened turn: how likely the base finds
-a bare message (the readability term of `reward=optima`) is then something it has learned.
+At first half of the episodes are short drills without errors, since a small model learns to look a fact up only from
+many of them; then the demonstrations are alone. One message of each also stands by itself after an opened turn: how
+likely the base finds a bare message (the readability term of `reward=optima`) is then something it has learned.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ RECIPE = Recipe(
     layers=3,
     width=96,
     batch=64,
-    steps=3000,
+    steps=4000,
     rate=3e-3,
     whole_numbers=(0, 129),
 )
 DRILLS = 0.6
-"""Share of the steps."""
+"""Share of the steps in which half of the episodes are drills."""
 MANNERS = {"long": 0.55, "list": 0.15, "plain": 0.20, "bare": 0.10}
 """Drawn for each seat and episode."""
 WRONG_FACT = 0.18
@@ -61,14 +61,14 @@ _AGREE = (
 def texts(cfg: DictConfig, seed: int) -> Iterator[str]:
     """Conversations of some problems, for the tokenizer."""
     chat = Chat(make_tokenizer(iter(()), RECIPE))
-    for ids, _ in islice(_stream(cfg, chat, seed, drills=0), _FOR_THE_TOKENIZER):
+    for ids, _ in islice(_stream(cfg, chat, seed, mixed=0), _FOR_THE_TOKENIZER):
         yield chat.decode(ids)
 
 
 def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
     """Endless, each problem new; those of like length together."""
     rng, total = random.Random(seed), RECIPE.steps * RECIPE.batch
-    stream = _stream(cfg, chat, seed + 1, drills=int(DRILLS * total))
+    stream = _stream(cfg, chat, seed + 1, mixed=int(DRILLS * total))
     while True:
         ordered = sorted(islice(stream, 8 * RECIPE.batch), key=lambda example: len(example[0]))
         batches = [ordered[i : i + RECIPE.batch] for i in range(0, len(ordered), RECIPE.batch)]
@@ -76,15 +76,19 @@ def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
         yield from (example for batch in batches for example in batch)
 
 
-def _stream(cfg: DictConfig, chat: Chat, seed: int, drills: int) -> Iterator[Example]:
+def _stream(cfg: DictConfig, chat: Chat, seed: int, mixed: int) -> Iterator[Example]:
+    """`mixed`: so many examples are of drills and demonstrations, all others of demonstrations."""
     rng, agents = random.Random(seed), OmegaConf.to_container(cfg.team.agents)
     prompts = {seat: agents[seat]["prompt"] for seat in SEATS}
 
-    def played(careful: bool) -> Iterator[Example]:
+    def played(drills: float) -> Iterator[Example]:
         while True:
-            yield from demonstrate(rng, chat, prompts, make(rng, cfg.task.largest, "sum", 0), careful)
+            task = make(rng, cfg.task.largest, "sum", 0)
+            careful = rng.random() < drills
+            shown = demonstrate(rng, chat, prompts, task, careful)
+            yield from islice(shown, 2) if careful else shown
 
-    yield from chain(islice(played(True), drills), played(False))
+    yield from chain(islice(played(0.5), mixed), played(0.0))
 
 
 def demonstrate(
