@@ -12,7 +12,7 @@ from aiohttp import web
 from mappa.engine.base import Completion, Sampling
 from mappa.engine.openai import OpenAIEngine
 from mappa.errors import EngineError
-from mappa.types import StopReason
+from mappa.types import BASE, StopReason
 
 ADAPTERS = SimpleNamespace(base=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=128)))
 CHOICE = {
@@ -80,9 +80,9 @@ async def test_tokens_go_in_and_come_out(engine: OpenAIEngine, server: Server, m
 
 
 async def test_each_agent_has_its_own_name_or_the_common_one(engine: OpenAIEngine, server: Server) -> None:
-    for agent in ("solver", "verifier"):
+    for agent in ("solver", "verifier", BASE):
         await engine.generate(agent, (5,), Sampling(max_tokens=4))
-    assert [asked["model"] for asked in server.asked] == ["solver-adapter", "base"]
+    assert [asked["model"] for asked in server.asked] == ["solver-adapter", "base", "base"]
 
 
 async def test_a_spent_budget_is_a_truncated_completion(engine: OpenAIEngine, server: Server) -> None:

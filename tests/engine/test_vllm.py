@@ -22,7 +22,7 @@ from mappa.engine.vllm import VLLMEngine
 from mappa.errors import ConfigError, EngineError
 from mappa.play.loop import EventLoop
 from mappa.policy.lora import Adapters
-from mappa.types import StopReason
+from mappa.types import BASE, StopReason
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed (.ci/install-vllm VENV)"
@@ -167,6 +167,26 @@ def test_float32_logprobs_agree_and_three_adapters_in_one_batch_do_not_mix(
     for (agent, prompt, _), completion in zip(requests, completions, strict=True):
         for other in set(AGENTS) - {agent}:
             assert gap(adapters, other, prompt, completion, temperature) > 0.1
+
+
+@needs_vllm
+@pytest.mark.vllm
+def test_the_frozen_base_speaks_in_one_batch_with_the_adapters(
+    served: tuple[VLLMEngine, Adapters], loop: EventLoop
+) -> None:
+    """A seat with `adapter: base`, in the engine that serves the others' adapters."""
+    engine, adapters = served
+    requests = [((BASE, *AGENTS)[i % 4], PROMPT[: 5 + 11 * i], Sampling(max_tokens=32, seed=i)) for i in range(12)]
+    completions = together(loop, engine, requests)
+    for (agent, prompt, _), completion in zip(requests, completions, strict=True):
+        if agent == BASE:
+            ids = torch.tensor([[*prompt, *completion.token_ids]])
+            with torch.no_grad(), adapters.disabled(), adapters.evaluating():
+                logits = adapters.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+            logprobs = torch.log_softmax(logits.float(), dim=-1)
+            ours = logprobs.gather(1, torch.tensor(completion.token_ids).unsqueeze(1)).squeeze(1)
+            assert (ours - torch.tensor(completion.logprobs)).abs().max() < 1e-3
+            assert gap(adapters, "solver", prompt, completion, 1.0) > 0.1
 
 
 @needs_vllm
