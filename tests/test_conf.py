@@ -114,6 +114,12 @@ def test_bad_input_is_one_clear_line(overrides: list[str], message: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_an_embedder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("mappa.checks.MINILM", "no_such_package")
+    with pytest.raises(ConfigError, match=r"pip install 'mappa\[embed\]'"):
+        train(compose_config(["+experiment=quickstart_debate", "callbacks.diversity.embed=minilm"], tmp_path))
+
+
 def test_resume_alone_means_the_runs_own_configuration(tmp_path: Path):
     with pytest.raises(CheckpointError, match="is not a run folder"):
         resume_arguments([f"resume={tmp_path}"])
