@@ -38,7 +38,7 @@ ARMS = {
     "untrained": (["trainer.max_epochs=0"], set()),
     "untrained_vote": (["trainer.max_epochs=0", "team.rounds=1"], set()),
 }
-SLOW = [pytest.param(name, marks=[] if name in ("full", "star") else pytest.mark.slow) for name in ARMS]
+SLOW = [pytest.param(name, marks=[] if name == "star" else pytest.mark.slow) for name in ARMS]
 
 
 @pytest.mark.parametrize("arm", SLOW)
@@ -104,6 +104,7 @@ def test_an_epoch_that_keeps_nothing_is_no_update_and_three_stop_the_run(tmp_pat
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch=1", "epoch=2"]
 
 
+@pytest.mark.slow
 def test_a_first_iteration_from_another_runs_episodes_and_one_from_a_teacher(tmp_path: Path):
     """The teacher here is a second engine on the base model, which says what it is asked and is counted."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))

@@ -51,7 +51,7 @@ ARMS = {
     ],
     "malt": MALT,
 }
-FAST = ("isft", "malt")
+FAST = ("malt",)
 
 
 @pytest.mark.parametrize("arm", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in ARMS])

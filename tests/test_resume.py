@@ -60,7 +60,8 @@ DEBATE = [
 ]
 
 
-@pytest.mark.parametrize("start", ["base", pytest.param("fresh", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["base", "fresh"])
 def test_a_later_iteration_of_a_debate_too(start: str, tmp_path: Path):
     """Killed between two agents' steps, with optimizers half used and a frozen summariser at the table."""
     words, whole, broken = [*DEBATE, f"objective.start={start}"], tmp_path / "whole", tmp_path / "broken"
@@ -90,13 +91,14 @@ TREE = ["objective=preference", *(f"objective.{word}" for word in PAIRS)]
 HYBRID = ["objective=hybrid", *(f"objective.second.{word}" for word in PAIRS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "moment"),
     [
         (TREE, "rollout"),
-        pytest.param(TREE, "update", marks=pytest.mark.slow),
-        pytest.param(HYBRID, "update", marks=pytest.mark.slow),
-        pytest.param(HYBRID, "checkpoint", marks=pytest.mark.slow),
+        (TREE, "update"),
+        (HYBRID, "update"),
+        (HYBRID, "checkpoint"),
     ],
     ids=["tree-rollout", "tree-update", "hybrid-update", "hybrid-checkpoint"],
 )
