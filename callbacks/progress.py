@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lightning import Callback, LightningModule, Trainer
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -103,17 +104,18 @@ class ProgressCallback(Callback, Listener):
         return table
 
     def _closing(self, trainer: Trainer) -> Group:
-        table = Table(title="Held-out accuracy by the task's grader, and completion tokens per episode; 95% intervals")
-        for column in ("set", "epoch", "accuracy", "gain (p)", "tokens", "gain (p)"):
-            table.add_column(column, no_wrap=column != "set")
-        results = self._results()
+        results, tables = self._results(), []
         for name in dict.fromkeys(result.name for result in results):
             mine = [result for result in results if result.name == name]
+            title = f"{name}, {mine[0].accuracy['n']} held-out problems, graded by the task itself"
+            tables.append(Table(title=title, box=box.SIMPLE_HEAD))
+            for column in ("epoch", "accuracy", "gain (p)", "tokens an episode", "gain (p)"):
+                tables[-1].add_column(column, no_wrap=True)
             for result in mine[:1] + mine[1:][-1:]:
                 right, spent = _spread(result.accuracy, ".3f"), _spread(result.tokens_interval, ".1f")
                 gains = (_gain(result.gain), _gain(result.tokens_gain, ".1f"))
-                table.add_row(f"{name}, {result.accuracy['n']}", str(result.epoch), right, gains[0], spent, gains[1])
-        return Group(table, *([self._measures(results)] if any(result.metrics for result in results) else []))
+                tables[-1].add_row(str(result.epoch), right, gains[0], spent, gains[1])
+        return Group(*tables, *([self._measures(results)] if any(result.metrics for result in results) else []))
 
     def _measures(self, results: list) -> Table:
         """The task's own measures, over all kinds of tasks, of the first validation and the last."""

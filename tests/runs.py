@@ -89,7 +89,7 @@ class Gradients(Callback):
         self._folder = Path(folder) / "gradients"
 
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
-        index = [o.optimizer for o in module.optimizers()].index(optimizer)
+        index = trainer.optimizers.index(optimizer)
         path = self._folder / f"{module.agents[index]}.pt"
         mine = {id(p) for p in module.adapters.parameters(module.agents[index])}
         found = {n: full(p.grad).clone() for n, p in module.adapters.model.named_parameters() if id(p) in mine}

@@ -164,3 +164,35 @@ async def test_ranks_share_one_ledger_one_budget_and_one_limit(tmp_path: Path):
     actions = summary(tmp_path)["actions"]
     assert 0 < actions["judged"] < actions["total"]
     assert actions["judged"] == calls - 2, "each rank makes one call before the first rollout"
+
+
+SELECTING = {
+    "debate": ["+experiment=quickstart_debate", "select=consensus", "objective.passes=1"],
+    "dialogue": ["+experiment=quickstart_optima", "select.threshold=-9", "team.rounds=5", "objective.passes=1"],
+    "tree": [
+        *("+experiment=quickstart_optima", "objective=preference", "team.rounds=5", "objective.search.groups=2"),
+        *("objective.select.least=-9", "objective.select.gap=0.0", "objective.select.share=1.0"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SELECTING)
+def test_two_ranks_select_and_learn_what_one_process_does(system: str, tmp_path: Path):
+    """Votes and ratings are decided on everyone's numbers; attempts of a tree stay on one rank."""
+    words = [
+        *(*SELECTING[system], "+debug=fast", "trainer.max_epochs=1", "data.tasks_per_epoch=5"),
+        *("data.updates_per_epoch=1", "module.clip_norm=1.0e9", "callbacks.validation.limit=6"),
+    ]
+    one, two = tmp_path / "one", tmp_path / "two"
+    watched = {folder: {"callbacks.gradients": parts(folder)["callbacks.gradients"]} for folder in (one, two)}
+    assert run(words, one, parts=watched[one]) == 0
+    assert run_ranks([*words, *DDP, "trainer.devices=2"], two, 2, parts=watched[two]) == [0, 0]
+    ours, theirs = gradients(two), gradients(one)
+    assert set(ours) == set(theirs)
+    assert theirs, "or the next line could not fail"
+    for agent, gradient in theirs.items():
+        assert gradient.norm() > 1e-3
+        assert (ours[agent] - gradient).norm() / gradient.norm() < 1e-4, agent
+    assert summary(two)["actions"] == summary(one)["actions"]
+    assert episode_ids(two) == episode_ids(one)
