@@ -132,12 +132,18 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("train +experiment=quickstart_optima select=siblings", "learns single actions, so select=consensus, top or"),
         ("train +experiment=quickstart_optima select.band=[0.9,0.1]", "must be two shares between 0 and 1"),
         ("train +experiment=quickstart_optima reward=verdicts", "reward=verdicts rates episodes by the judge's scores"),
-        ("train +experiment=quickstart_optima team.agents.carol=null", "team.agents names 3 seats; a dialogue has two"),
+        (
+            "train +experiment=quickstart_optima +team.agents.carol=null",
+            "team.agents names 3 seats; a dialogue has two",
+        ),
         (
             "train +experiment=quickstart_optima objective=preference objective.search=null data.samples_per_task=1",
             "pairs are made of attempts at the same task, and there is one",
         ),
-        ("train +experiment=quickstart_optima objective=hybrid objective.turns=[0,1]", "at least one epoch at a time"),
+        (
+            "train +experiment=quickstart_optima objective=hybrid objective.turns=[0,1]",
+            "objective.turns=[0, 1] must be greater than 0",
+        ),
         ("train +experiment=quickstart engine=teacher", "not from engine=teacher; use objective=likelihood"),
         ("train +experiment=quickstart team.agents.solver.max_tokens=5000", "leaves no room for the prompt"),
         ("train +experiment=quickstart trainer=fsdp", "trainer=fsdp shards the weights that engine=hf generates with"),

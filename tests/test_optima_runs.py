@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mappa.config import ASSETS
 from mappa.play.agent import SHARED
 from mappa.play.episodes import read_episodes
 from mappa.train import train
@@ -20,7 +21,8 @@ MALT = [
     "+experiment=malt",
     "+debug=fast",
     "task=relay",
-    "model=tiny_relay",
+    f"model.path={ASSETS / 'tiny_relay'}",
+    "model.dtype=float32",
     "engine=hf",
     "trainer=cpu",
     "objective.search.width=2",

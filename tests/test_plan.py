@@ -108,6 +108,7 @@ def test_the_papers_run_fits_on_80_gb(papers_run: list[str]):
     assert numbers["an epoch, at most"] == {
         "episodes": 64,
         "actions": 256,
+        "learning_actions": 256,
         "completion_tokens": 64 * 4 * 2048,
         "trained_tokens": 64 * (4 * (512 + 2048) + (1 + 2 + 3) * 2048),
     }

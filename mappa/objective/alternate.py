@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from mappa.errors import ConfigError
+from typing import TYPE_CHECKING
+
 from mappa.objective.base import BaseObjective, Objective
+
+if TYPE_CHECKING:
+    from pydantic import PositiveInt
 
 
 class Alternate(BaseObjective):
     """Each epoch has one of them, with its own rate, passes, search and start."""
 
-    def __init__(self, first: Objective, second: Objective, turns: tuple[int, int | None] = (1, 1)) -> None:
+    def __init__(
+        self, first: Objective, second: Objective, turns: tuple[PositiveInt, PositiveInt | None] = (1, 1)
+    ) -> None:
         """
         Args:
             turns: epochs of the first, then of the second, and again; null for the second = all the others.
         """
-        if turns[0] < 1 or (turns[1] is not None and turns[1] < 1):
-            raise ConfigError(f"objective.turns={list(turns)}: an objective has at least one epoch at a time")
         self._first, self._second, self._turns = first, second, tuple(turns)
 
     def at(self, epoch: int) -> Objective:

@@ -29,7 +29,8 @@ class Data:
         self.episodes: list[Episode] = []
         self.epoch = 0
         self.seconds = defaultdict(float)
-        self.team = SimpleNamespace(agents={"solver": None, "verifier": None})
+        seats = {name: SimpleNamespace(adapter=name) for name in ("solver", "verifier")}
+        self.team = SimpleNamespace(agents=seats)
 
     @contextmanager
     def timed(self, phase: str):
