@@ -237,7 +237,15 @@ def _last_name(node: ast.expr) -> str:
 # ---------------------------------------------------------------------- annotations
 _BOUNDS = ("Gt", "Ge", "Lt", "Le", "MinLen", "MaxLen", "MultipleOf")
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "Path": Path}
-_GENERIC = {"Sequence": Sequence, "Mapping": Mapping, "List": list, "list": list, "Dict": dict, "dict": dict}
+_GENERIC = {
+    "Sequence": Sequence,
+    "Mapping": Mapping,
+    "List": list,
+    "list": list,
+    "Dict": dict,
+    "dict": dict,
+    "tuple": tuple,
+}
 
 
 def _annotation(node: ast.expr | None) -> Any:
