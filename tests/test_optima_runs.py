@@ -43,7 +43,11 @@ ARMS = {
     "idpo": [*MINI, "objective=idpo", *HYBRID[1:]],
     "no_task_term": [*MINI, "reward.task=0"],
     "no_token_term": [*MINI, "reward.tokens=0"],
-    "weighted": [*(word for word in MINI if not word.startswith("reward.")), "reward=weighted", "reward.pattern=.*#.*"],
+    "weighted": [
+        *(word for word in MINI if not word.startswith("reward.")),
+        "reward=weighted",
+        "reward.pattern='.*#.*'",
+    ],
     "grade": [*(word for word in MINI if not word.startswith("reward.")), "reward=grade"],
     "manners": [*MINI, "team.manners=[Be brief.,Use JSON.]"],
     "rl": [

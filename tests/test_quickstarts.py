@@ -29,14 +29,3 @@ def test_the_debate_teaches_itself_without_a_key(tmp_path: Path):
     single, majority, debate = (found["diversity"][-1][key]["mean"] for key in ("single", "majority", "debate"))
     assert single < majority
     assert single < debate
-
-
-@pytest.mark.slow
-def test_the_dialogue_becomes_shorter_and_better(tmp_path: Path):
-    """Numbers to expect: README, "Shorter and better dialogues"."""
-    assert run(["+experiment=quickstart_optima"], tmp_path / "full") == 0
-    found = summary(tmp_path / "full")
-    assert found["accuracy_after"]["low"] > found["accuracy_before"]["high"], found["gain"]
-    assert found["tokens_after"]["mean"] < 0.6 * found["tokens_before"]["mean"]
-    assert run(["+experiment=quickstart_optima", "reward.tokens=0"], tmp_path / "free") == 0
-    assert summary(tmp_path / "free")["tokens_after"]["mean"] > found["tokens_after"]["mean"]

@@ -105,6 +105,7 @@ class VLLMEngine(BaseEngine):
             self._folder = tempfile.TemporaryDirectory(prefix="mappa-adapters-")
         folder = Path(self._folder.name) / str(next(self._sync_ids))
         await asyncio.to_thread(self._adapters.save, folder)
+        await asyncio.to_thread(_write_base, folder, self._adapters.agents[0])
         self._wanted = (version, folder)
 
     async def wake(self) -> None:
@@ -132,9 +133,9 @@ class VLLMEngine(BaseEngine):
         if sampling.top_p < 1 and not self._uncut:
             await self._report_uncut_logprobs()
         version, adapters = self._served
-        if agent != BASE and agent not in adapters:
+        if agent not in adapters:
             raise EngineError(f"agent '{agent}' has no adapter in the engine; it has: {', '.join(sorted(adapters))}")
-        output = await self._request(tuple(prompt_ids), sampling, adapters.get(agent))
+        output = await self._request(tuple(prompt_ids), sampling, adapters[agent])
         logprobs = tuple(step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True))
         reason = StopReason.STOP if output.finish_reason == "stop" else StopReason.LENGTH
         return Completion(tuple(output.token_ids), logprobs, reason, version)
@@ -232,7 +233,7 @@ class VLLMEngine(BaseEngine):
         return next(self._adapters.base.parameters()).device.index
 
     def _arguments(self, on_cpu: bool) -> dict[str, Any]:
-        count = len(self._adapters.agents)
+        count = len(self._adapters.agents) + 1
         gib = self._kv_cache_gib or (_CPU_KV_CACHE_GIB if on_cpu else None)
         # vLLM 0.32 dies on a CPU when a request with a seed is prefilled in parts ("CPU Generator does not use offset")
         whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self.context_length, _CPU_BATCH_TOKENS)}
@@ -264,7 +265,7 @@ class VLLMEngine(BaseEngine):
         version, folder = self._wanted
         old = self._served[1]
         new: dict[str, Any] = {}
-        for agent in self._adapters.agents:
+        for agent in (*self._adapters.agents, BASE):
             if agent in old:
                 await self._llm.remove_lora(old[agent].lora_int_id)
             number = next(self._adapter_ids)
@@ -284,6 +285,19 @@ class VLLMEngine(BaseEngine):
                 "this vllm runner reports log-probabilities only after the top-p cut; set top_p=1, or export "
                 "VLLM_USE_V2_MODEL_RUNNER=0"
             )
+
+
+def _write_base(folder: Path, agent: str) -> None:
+    """An adapter that changes nothing, for the frozen base: `folder`/base, of the shape of `agent`'s.
+
+    vLLM 0.32 on a CPU decodes a request without an adapter wrongly when its batch holds others with one.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder / agent, folder / BASE)
+    tensors = load_file(folder / agent / "adapter_model.safetensors")
+    zeroed = {key: value * 0 if "lora_B" in key else value for key, value in tensors.items()}
+    save_file(zeroed, folder / BASE / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _keep_only(folder: Path) -> None:
