@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks import find
 from callbacks.diversity import DiversityCallback
 from callbacks.validation import ValidationCallback
 from mappa.report.curve import draw
@@ -32,13 +33,13 @@ class CurveCallback(Callback):
             if reward is not None:
                 self._rewards.setdefault(agent, []).append((trainer.datamodule.epoch, float(reward)))
         if trainer.is_global_zero:
-            validation = next((c for c in trainer.callbacks if isinstance(c, ValidationCallback)), None)
+            validation, found = find(trainer, ValidationCallback), find(trainer, DiversityCallback)
+            results, diversity = validation.results if validation else [], found.results if found else []
             accuracies: dict[str, list[tuple[int, dict[str, float]]]] = {}
-            for result in validation.results if validation else []:
+            for result in results:
                 accuracies.setdefault(result.name, []).append((result.epoch, result.accuracy))
-            diversity = next((c.results for c in trainer.callbacks if isinstance(c, DiversityCallback)), [])
             lines = self._rewards_and_votes(diversity)
-            spent = {"tokens": [(r.epoch, r.tokens) for r in (validation.results if validation else [])]}
+            spent = {"tokens": [(result.epoch, result.tokens) for result in results]}
             below = spent | {key: [(r["epoch"], r[key]) for r in diversity if key in r] for key in _BELOW}
             self._path.write_text(draw(self._title, trainer.max_epochs, lines, accuracies, below))
 

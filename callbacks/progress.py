@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from callbacks import find
 from callbacks.validation import ValidationCallback
 from mappa.play.rollout import Listener
 from mappa.ranks import gather
@@ -81,7 +82,7 @@ class ProgressCallback(Callback, Listener):
 
     # ------------------------------------------------------------------ what is drawn
     def _results(self) -> list:
-        found = next((c for c in self._trainer.callbacks if isinstance(c, ValidationCallback)), None)
+        found = find(self._trainer, ValidationCallback)
         return found.results if found else []
 
     def _accuracy(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks import find
 from callbacks.diversity import DiversityCallback
 from callbacks.judge import JudgeCallback
 from callbacks.validation import ValidationCallback
@@ -68,7 +69,7 @@ class SummaryCallback(Callback):
             self._write(trainer)
 
     def summary(self, trainer: Trainer) -> dict[str, Any]:
-        validation = next((c for c in trainer.callbacks if isinstance(c, ValidationCallback)), None)
+        validation, diversity = find(trainer, ValidationCallback), find(trainer, DiversityCallback)
         results = validation.results if validation else []
         first = {r.name: r.accuracy for r in results if r.epoch == 0}
         last = {r.name: r.accuracy for r in results if r.epoch > 0}
@@ -95,7 +96,7 @@ class SummaryCallback(Callback):
             "actions": {key: self._actions[key] for key in _ACTIONS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
-            "diversity": next((c.results for c in trainer.callbacks if isinstance(c, DiversityCallback)), []),
+            "diversity": diversity.results if diversity else [],
             "validation": [
                 {key: value for key, value in asdict(result).items() if key not in _PER_PROBLEM} for result in results
             ],
@@ -103,7 +104,7 @@ class SummaryCallback(Callback):
 
     def _health(self, trainer: Trainer) -> dict[str, Any]:
         """The judge's numbers of the last epoch: saturation, stratum gap, agreement with the grade, score histogram."""
-        judge = next((c for c in trainer.callbacks if isinstance(c, JudgeCallback)), None)
+        judge = find(trainer, JudgeCallback)
         return {} if judge is None else judge.health | {"histogram": judge.histogram}
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -35,6 +36,14 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * size
     _distributed().all_gather_object(values, value)
     return values
+
+
+def added(numbers: Mapping[str, float], over: Callable[[Any], list[Any]] = gather) -> Counter[str]:
+    """Named numbers of this rank -> their sums over all ranks. Collective."""
+    totals: Counter[str] = Counter()
+    for part in over(numbers):
+        totals.update(part)
+    return totals
 
 
 def full(tensor: Any) -> Any:

@@ -21,7 +21,7 @@ from mappa.objective.base import Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
-from mappa.ranks import full, gather, world
+from mappa.ranks import added, full, gather, world
 from mappa.report.metrics import rollout_metrics
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class TeamModule(LightningModule):
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
-        self._policy = Policy(self.adapters, self._temperature, self._chunk_tokens)
+        self._policy = Policy(self.adapters, self._learned_temperature(self.objective.at(0)), self._chunk_tokens)
         self.policies = TeamPolicies(
             self._policy, self.adapters, self.chat.pad_id, self._micro_batch_tokens, self._max_engine_gap, self._old
         )
@@ -141,6 +141,9 @@ class TeamModule(LightningModule):
         """The objective of this epoch."""
         return self.objective.at(self.data.epoch)
 
+    def _learned_temperature(self, objective: Objective) -> float:
+        return objective.temperature or self._temperature
+
     def _old(self) -> Old:
         """One update per rollout: pi_old = pi_theta. Sampled with the trainer's own weights: the engine knows it."""
         if self.data.updates_per_epoch == 1:
@@ -154,7 +157,7 @@ class TeamModule(LightningModule):
             SelectionError: `EMPTY_EPOCHS` in a row without any; there is a checkpoint.
         """
         data, objective = self.data, self.turn
-        self._policy.temperature = objective.temperature or self._temperature
+        self._policy.temperature = self._learned_temperature(objective)
         with data.timed("credit"):
             made = Collected(
                 *(data.episodes, data.verdicts, self.version, data.task_set, self.policies, self.chat.opened, gather)
@@ -167,8 +170,7 @@ class TeamModule(LightningModule):
 
     def _mind_the_rows(self, rows: Sequence[Row]) -> None:
         """Warn of what leaves too little to learn from; stop, with a checkpoint, where that goes on."""
-        found = Counter(row.sample.action.agent for row in rows)
-        counts = sum((Counter(part) for part in gather(found)), Counter())
+        counts = added(Counter(row.sample.action.agent for row in rows))
         steps = self.data.updates_per_epoch / self.turn.passes
         numbers = {f"{agent}/rows_per_step": counts[agent] / steps for agent in self.agents}
         self.log_dict(numbers, on_step=False, on_epoch=True)
@@ -230,9 +232,7 @@ class TeamModule(LightningModule):
         norm = self._clip(agent)
         optimizer.step()
         optimizer.zero_grad()
-        totals: Counter[str] = Counter()
-        for part in gather(sums):
-            totals.update(part)
+        totals = added(sums)
         loss_value = totals.pop("loss")
         count = totals.pop("tokens")
         return {
@@ -282,9 +282,7 @@ class TeamModule(LightningModule):
             for name, values in prepared.per_token.items():
                 if row.sample.action.id in values:
                     sums[f"{agent}/{name}"] += values[row.sample.action.id].sum().item()
-        totals: Counter[str] = Counter()
-        for part in gather(sums):
-            totals.update(part)
+        totals = added(sums)
         for key, value in totals.items():
             agent, _, name = key.partition("/")
             if name != "tokens":

@@ -14,7 +14,7 @@ from mappa.learn.loss import likelihood_loss
 from mappa.objective.base import BaseObjective, Prepared, Start
 from mappa.reward.base import Reward, reward_metrics
 from mappa.select.base import Selection
-from mappa.types import Batch, Sample
+from mappa.types import Batch
 
 if TYPE_CHECKING:
     from pydantic import PositiveFloat, PositiveInt
@@ -53,7 +53,7 @@ class Likelihood(BaseObjective):
         chosen = self._select.choose(made, ratings)
         rows = [
             Row(
-                Sample(choice.action, choice.task.id, choice.task.kind, None),
+                choice.sample,
                 torch.full((len(choice.action.completion_ids),), choice.weight),
             )
             for (choice,) in chosen.groups

@@ -15,7 +15,7 @@ from mappa.objective.base import BaseObjective, Prepared, Start
 from mappa.reward.base import Reward, reward_metrics
 from mappa.search.base import Search
 from mappa.select.base import Selection
-from mappa.types import Batch, Sample
+from mappa.types import Batch
 
 if TYPE_CHECKING:
     from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -57,7 +57,7 @@ class Preference(BaseObjective):
         ratings = self._reward.rate(made)
         chosen = self._select.choose(made, ratings)
         choices = [choice for group in chosen.groups for choice in group]
-        samples = [Sample(choice.action, choice.task.id, choice.task.kind, None) for choice in choices]
+        samples = [choice.sample for choice in choices]
         reference = made.policies.now(samples) if self._reference == "now" else made.policies.base(samples)
         rows = [
             Row(

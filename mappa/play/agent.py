@@ -156,6 +156,8 @@ def _go_on(scene: Scene, action: Action, message: Message) -> Context:
     return messages, prompt_ids, scene.chat.extend(action.plain_ids, action.completion_ids, [message])
 
 
+ALWAYS = frozenset({"task", "files", "artifacts"})
+"""Placeholders that every team offers to its prompts."""
 SHARED = "agent"
 """The adapter of seats that share one."""
 

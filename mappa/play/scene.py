@@ -68,6 +68,10 @@ class Scene:
         """Workspace files as of the last execution."""
         return tuple(sorted(self._files))
 
+    def told(self) -> dict[str, str]:
+        """What every prompt may use: the task, and the files there are, at first the task's own."""
+        return {"task": self.task.question, "files": "\n".join(self.files() or sorted(self.task.files))}
+
     async def replayed(self, seat: str, prompt_ids: tuple[int, ...]) -> Action | None:
         """The recorded action whose turn it is, its code run again so that the kernel has its state; None = a new one.
 

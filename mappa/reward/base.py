@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from mappa.epoch import Collected
+from mappa.ranks import added
 from mappa.types import BASE, Episode
 
 
@@ -37,14 +38,11 @@ def finished(made: Collected) -> list[Episode]:
 
 def reward_metrics(ratings: Mapping[str, Rating], made: Collected) -> dict[str, float]:
     """`reward/total` and `reward/<part>`, means over all ranks' rated episodes. Collective."""
-    values: dict[str, list[float]] = defaultdict(list)
+    sums: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for rating in ratings.values():
-        for name, value in {"total": rating.total, **rating.parts}.items():
-            values[name].append(value)
-    sums = {name: (sum(found), len(found)) for name, found in values.items()}
-    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    for part in made.gather(sums):
-        for name, (total, count) in part.items():
-            totals[name][0] += total
-            totals[name][1] += count
-    return {f"reward/{name}": total / count for name, (total, count) in sorted(totals.items())}
+        numbers = {"total": rating.total, **rating.parts}
+        sums.update(numbers)
+        counts.update(numbers.keys())
+    sums, counts = added(sums, made.gather), added(counts, made.gather)
+    return {f"reward/{name}": total / counts[name] for name, total in sorted(sums.items())}

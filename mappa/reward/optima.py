@@ -71,13 +71,15 @@ class Optima:
         count = spent(episode)
         tokens = -1.0 if too_long or count <= self._least_tokens else -count / norm
         worst = max((losses[action.id] for action in messages), default=0.0)
-        parts = {"task": task, "tokens": self._tokens * tokens, "loss": self._loss * self._readability(messages, worst)}
+        readable = -1.0 if too_long else _readability(messages, worst)
+        parts = {"task": task, "tokens": self._tokens * tokens, "loss": self._loss * readable}
         return Rating(sum(parts.values()), parts | {"spent": float(count), "lm_loss": worst})
 
-    def _readability(self, messages: list[Action], worst: float) -> float:
-        texts = [action.text.strip() for action in messages]
-        if not all(texts) or any(len(action.completion_ids) > self._longest for action in messages):
-            return -1.0
-        if len(set(texts)) < len(texts) or worst <= 0:
-            return 0.0
-        return 1.0 / worst
+
+def _readability(messages: list[Action], worst: float) -> float:
+    texts = [action.text.strip() for action in messages]
+    if not all(texts):
+        return -1.0
+    if len(set(texts)) < len(texts) or worst <= 0:
+        return 0.0
+    return 1.0 / worst

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from mappa.types import Action, Episode, Task
@@ -83,8 +84,12 @@ def nodes(root: Node) -> list[Node]:
     return found
 
 
+@lru_cache(maxsize=1 << 16)
 def distance(a: str, b: str) -> float:
-    """Levenshtein distance over the longer text's length, 0-1; two empty texts are the same."""
+    """Levenshtein distance over the longer text's length, 0-1; two empty texts are the same.
+
+    A tree is grown anew for each attempt, so the same pairs are asked for again and again.
+    """
     if a == b:
         return 0.0
     if not a or not b:

@@ -7,9 +7,10 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from mappa.reward.base import spent
 from mappa.search.base import Node, distance, grow, nodes
 from mappa.seed import stable_seed
-from mappa.types import BASE, Episode, Task
+from mappa.types import Episode, Task
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Le
@@ -65,12 +66,12 @@ class Tree:
         return next(found for found in nodes(root) if found.action.id == node.action.id)
 
     def _draw(self, root: Node, expanded: Sequence[Node], rng: random.Random) -> Node | None:
-        lengths = [_spent(episode) for episode in root.episodes]
+        lengths = [spent(episode) for episode in root.episodes]
         longest = max([*lengths, 1])
 
         def value(episode: Episode) -> float | None:
             grade = None if episode.grade is None else episode.grade.score
-            return None if grade is None else grade - self._tokens * _spent(episode) / longest
+            return None if grade is None else grade - self._tokens * spent(episode) / longest
 
         candidates = [
             (known, node)
@@ -84,7 +85,3 @@ class Tree:
         if not top:
             return None
         return rng.choices([node for _, node in top], [math.exp(known) for known, _ in top])[0]
-
-
-def _spent(episode: Episode) -> int:
-    return sum(len(action.completion_ids) for action in episode.actions if action.agent != BASE)

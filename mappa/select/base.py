@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mappa.epoch import Collected
+from mappa.ranks import added
 from mappa.reward.base import Rating
 from mappa.text import strip_reasoning
-from mappa.types import Action, Task
+from mappa.types import Action, Sample, Task
 
 if TYPE_CHECKING:
     from mappa.task.base import TaskSet
@@ -24,6 +25,11 @@ class Choice:
     task: Task
     weight: float = 1.0
     """Of each of its tokens; in a pair 1 for the chosen action, -1 for the rejected one."""
+
+    @property
+    def sample(self) -> Sample:
+        """On its way into the loss."""
+        return Sample(self.action, self.task.id, self.task.kind, None)
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,8 @@ def purity(choices: Sequence[Choice], made: Collected, graded: bool = True) -> d
         if graded and choice.task.answer is not None:
             counts[f"{agent}/graded"] += 1
             counts[f"{agent}/right"] += is_right(choice.action, choice.task, made.task_set)
-    totals: Mapping[str, int] = sum((Counter(part) for part in made.gather(counts)), Counter())
+    totals = added(counts, made.gather)
     numbers = {key: float(count) for key, count in totals.items() if key.endswith("/kept")}
     for agent in sorted(key.removesuffix("/graded") for key in totals if key.endswith("/graded")):
-        numbers[f"{agent}/purity"] = totals.get(f"{agent}/right", 0) / totals[f"{agent}/graded"]
+        numbers[f"{agent}/purity"] = totals[f"{agent}/right"] / totals[f"{agent}/graded"]
     return numbers

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from mappa.epoch import Collected
 from mappa.errors import ConfigError
+from mappa.ranks import added
 from mappa.reward.base import Rating
 from mappa.select.base import Choice, Chosen, purity, vote_of
 from mappa.types import BASE, Action, Episode
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from mappa.task.base import TaskSet
 
-GENERATOR, CRITIC = re.compile(r"generator_(\d+)"), re.compile(r"critic_(\d+)")
-SUMMARISER = "summariser"
-"""Seats of a debate; equal numbers are one chain: what a generator said, its critic revises."""
+GENERATOR, CRITIC, SUMMARISER = "generator", "critic", "summariser"
+"""Seats of a debate: `generator_1`, ..., `critic_1`, ..., `summariser`."""
+_SEAT = re.compile(rf"({GENERATOR}|{CRITIC})_(\d+)")
+"""Equal numbers are one chain: what a generator said, its critic revises."""
 
 
 class Consensus:
@@ -48,7 +50,7 @@ class Consensus:
         self._w, self._min_votes = w, min_votes
 
     def check(self, seats: Mapping[str, str], task_set: TaskSet) -> None:
-        if not any(GENERATOR.fullmatch(seat) for seat in seats):
+        if not any(_kind(seat) == GENERATOR for seat in seats):
             raise ConfigError(
                 "select=consensus needs a debate (team=debate, seats generator_1, ...); this team has: "
                 f"{', '.join(seats)}"
@@ -60,10 +62,11 @@ class Consensus:
             )
 
     def choose(self, made: Collected, ratings: Mapping[str, Rating]) -> Chosen:
-        choices = [choice for episode in made.episodes for choice in self._of(episode, made.task_set)]
-        kept = sum(self._agreed(episode, made.task_set) is not None for episode in made.episodes)
-        counts = [sum(column) for column in zip(*made.gather((kept, len(made.episodes))), strict=True)]
-        metrics = purity(choices, made) | {"select/kept_episodes": counts[0] / max(1, counts[1])}
+        labels = [(episode, self._agreed(episode, made.task_set)) for episode in made.episodes]
+        kept = [(episode, label) for episode, label in labels if label is not None]
+        choices = [choice for episode, label in kept for choice in self._of(episode, label, made.task_set)]
+        counts = added({"kept": len(kept), "played": len(labels)}, made.gather)
+        metrics = purity(choices, made) | {"select/kept_episodes": counts["kept"] / max(1, counts["played"])}
         return Chosen([(choice,) for choice in choices], metrics)
 
     def _agreed(self, episode: Episode, task_set: TaskSet) -> str | None:
@@ -74,26 +77,28 @@ class Consensus:
         votes = [vote_of(chain[-1][-1], task_set) for chain in chains(episode)]
         return label if votes.count(label) >= self._min_votes else None
 
-    def _of(self, episode: Episode, task_set: TaskSet) -> Iterator[Choice]:
-        label = self._agreed(episode, task_set)
-        if label is None:
-            return
+    def _of(self, episode: Episode, label: str, task_set: TaskSet) -> Iterator[Choice]:
         for chain in chains(episode):
             began_right = vote_of(chain[0][-1], task_set) == label
             learned: list[tuple[Action, float]] = [(action, 1.0) for action in chain[0] if began_right]
             if vote_of(chain[-1][-1], task_set) == label:
                 weight = 2 * (1 - self._w) if began_right else 2 * self._w
-                learned += [(a, weight) for act in chain[1:] for a in act if CRITIC.fullmatch(a.seat)]
+                learned += [(a, weight) for act in chain[1:] for a in act if _kind(a.seat) == CRITIC]
             yield from (Choice(a, episode.task, weight) for a, weight in learned if weight > 0 and not a.truncated)
+
+
+def _kind(seat: str) -> str | None:
+    match = _SEAT.fullmatch(seat)
+    return match[1] if match else None
 
 
 def chains(episode: Episode) -> list[list[list[Action]]]:
     """Of each generator that spoke: its acts and its critic's, in order; an act is the turns up to the next turn 0."""
     found: dict[int, list[list[Action]]] = {}
     for action in episode.actions:
-        match = GENERATOR.fullmatch(action.seat) or CRITIC.fullmatch(action.seat)
+        match = _SEAT.fullmatch(action.seat)
         if match is not None:
-            acts = found.setdefault(int(match[1]), [])
+            acts = found.setdefault(int(match[2]), [])
             if action.turn == 0:
                 acts.append([])
             acts[-1].append(action)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mappa.epoch import Collected
 from mappa.errors import ConfigError
+from mappa.ranks import added
 from mappa.reward.base import Rating
 from mappa.select.base import Choice, Chosen, is_right, purity
 from mappa.types import BASE, Action, Episode
@@ -38,8 +39,8 @@ class Graded:
             if (action := self._first_right(episode, seat, made.task_set)) is not None
         ]
         hinted = sum(choice.action.plain_ids is not None for choice in choices)
-        counts = [sum(column) for column in zip(*made.gather((hinted, len(choices))), strict=True)]
-        metrics = purity(choices, made) | {"select/hinted": counts[0] / max(1, counts[1])}
+        counts = added({"hinted": hinted, "kept": len(choices)}, made.gather)
+        metrics = purity(choices, made) | {"select/hinted": counts["hinted"] / max(1, counts["kept"])}
         return Chosen([(choice,) for choice in choices], metrics)
 
     def _first_right(self, episode: Episode, seat: str, task_set: TaskSet) -> Action | None:

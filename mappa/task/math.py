@@ -8,7 +8,7 @@ from typing import Any
 from mappa.errors import TaskError
 from mappa.task import answers
 from mappa.task.base import WorkspaceReader
-from mappa.task.records import RecordTasks, Source, field_of, identity, text_of
+from mappa.task.records import RecordTasks, Source, field_of, identity, kind_of, question_of, text_of
 from mappa.types import Grade, Task
 
 
@@ -29,14 +29,14 @@ class MathTask(RecordTasks):
         self._time_limit_s = time_limit_s
 
     def task(self, record: Mapping[str, Any], source: Source, name: str, where: str) -> Task:
-        question = text_of(field_of(record, source.question, "question", where), where)
+        question = question_of(record, source, where)
         answer = text_of(field_of(record, source.answer, "answer", where), where)
         if source.after is not None:
             _, mark, answer = answer.rpartition(source.after)
             if not mark:
                 raise TaskError(f"{where}: the answer has no '{source.after}', after which it is looked for (`after`)")
             answer = text_of(answer, where)
-        kind = name if source.kind is None else text_of(field_of(record, source.kind, "kind", where), where)
+        kind = kind_of(record, source, name, where)
         return Task(id=f"{name}/{identity(record, source, question)}", question=question, answer=answer, kind=kind)
 
     def vote(self, answer: str) -> str | None:

@@ -13,7 +13,7 @@ from mappa.errors import ConfigError, TaskError
 from mappa.seed import stable_seed
 from mappa.task.answers import extract
 from mappa.task.base import WorkspaceReader
-from mappa.task.records import RecordTasks, Source, field_of, identity, text_of
+from mappa.task.records import RecordTasks, Source, field_of, identity, kind_of, question_of, text_of
 from mappa.types import Grade, Task
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -57,7 +57,7 @@ class QATask(RecordTasks):
         self._seats, self._seed = tuple(seats), seed
 
     def task(self, record: Mapping[str, Any], source: Source, name: str, where: str) -> Task:
-        question = text_of(field_of(record, source.question, "question", where), where)
+        question = question_of(record, source, where)
         key = f"{name}/{identity(record, source, question)}"
         answers = self._answers(record, source, where)
         if self._options is not None:
@@ -70,7 +70,7 @@ class QATask(RecordTasks):
                 metadata["views"] = deal(paragraphs, gold, self._seats, stable_seed(self._seed, key))
             else:
                 question = "\n\n".join([*(text for _, text in paragraphs), question])
-        kind = name if source.kind is None else text_of(field_of(record, source.kind, "kind", where), where)
+        kind = kind_of(record, source, name, where)
         return Task(id=key, question=question, answer=answers[0], kind=kind, metadata=metadata)
 
     def vote(self, answer: str) -> str | None:

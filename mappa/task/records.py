@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +54,7 @@ class Source:
     seed: int = 42
 
 
-class RecordTasks:
+class RecordTasks(ABC):
     """Training and validation sets; a kind of task says what a record becomes (`task`)."""
 
     def __init__(
@@ -77,13 +78,13 @@ class RecordTasks:
         self._data_dir = data_dir
         self._drop_overlap = drop_overlap
 
+    @abstractmethod
     def task(self, record: Mapping[str, Any], source: Source, name: str, where: str) -> Task:
         """One record of set `name`; `where` it stands is for error messages.
 
         Raises:
             TaskError: it lacks what is needed.
         """
-        raise NotImplementedError
 
     def train(self) -> Sequence[Task]:
         """Training tasks, in file order.
@@ -177,6 +178,15 @@ def _wanted(record: Any, source: Source, where: str) -> bool:
     if missing:
         raise TaskError(f"{where}: no field {missing[0]}, which `where` asks for; it has {', '.join(map(str, record))}")
     return all(record[key] in values for key, values in source.where.items())
+
+
+def question_of(record: Mapping[str, Any], source: Source, where: str) -> str:
+    return text_of(field_of(record, source.question, "question", where), where)
+
+
+def kind_of(record: Mapping[str, Any], source: Source, name: str, where: str) -> str:
+    """The stratum: the set's name where the source names no field."""
+    return name if source.kind is None else text_of(field_of(record, source.kind, "kind", where), where)
 
 
 def identity(record: Mapping[str, Any], source: Source, question: str) -> str:

@@ -63,16 +63,20 @@ class Relay:
         return {self.name: self._tasks[self._sizes[0] :]}
 
     def vote(self, answer: str) -> str | None:
-        """The last number after a `#`."""
-        marked = _MARKED.findall(answer)
-        return marked[-1] if marked else None
+        return marked(answer)
 
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
         """1.0 if the last marked number is the sum."""
-        marked = self.vote(answer or "")
-        if marked is None:
+        said = self.vote(answer or "")
+        if said is None:
             return Grade(0.0, "no answer was marked with #")
-        return Grade(float(marked == task.answer), f"answered {marked}, expected {task.answer}")
+        return Grade(float(said == task.answer), f"answered {said}, expected {task.answer}")
+
+
+def marked(text: str) -> str | None:
+    """The last number after a `#`."""
+    found = _MARKED.findall(text)
+    return found[-1] if found else None
 
 
 def make(rng: random.Random, largest: int, kind: str, number: int) -> Task:

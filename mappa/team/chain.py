@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mappa.errors import ConfigError
-from mappa.play.agent import handoff, make_agent
+from mappa.play.agent import ALWAYS, handoff, make_agent
 from mappa.play.scene import Scene
 from mappa.text import check_placeholders
 
@@ -23,7 +23,7 @@ class Chain:
         if not agents:
             raise ConfigError("team.agents is empty; give at least one agent")
         self.agents = {name: make_agent(name, settings, shared) for name, settings in agents.items()}
-        known = {"task", "files", "artifacts"}
+        known = ALWAYS
         for name, agent in self.agents.items():
             if not agent.prompt:
                 raise ConfigError(f"agent '{name}' has no prompt")
@@ -32,7 +32,7 @@ class Chain:
 
     async def play(self, scene: Scene) -> str:
         """One episode. Returns the last agent's text, reasoning stripped."""
-        values = {"task": scene.task.question, "files": "\n".join(sorted(scene.task.files))}
+        values = scene.told()
         text = ""
         for name, agent in self.agents.items():
             first = len(scene.actions)

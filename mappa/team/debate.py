@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mappa.errors import ConfigError
-from mappa.play.agent import Agent, handoff, make_agent
+from mappa.play.agent import ALWAYS, Agent, handoff, make_agent
 from mappa.play.scene import Scene
 from mappa.seed import stable_seed
+from mappa.select.consensus import CRITIC, GENERATOR, SUMMARISER
 from mappa.text import check_placeholders
 from mappa.types import Action
 
@@ -59,17 +60,17 @@ class Debate:
             log.warning("team.rounds=1: the vote alone; critics and summariser do not speak")
         names = range(1, size + 1)
         self._rounds = rounds
-        self._generators = [make_agent(f"generator_{k}", {"reply": reply} | dict(generator), shared) for k in names]
+        self._generators = [make_agent(f"{GENERATOR}_{k}", {"reply": reply} | dict(generator), shared) for k in names]
         self._critics = self._generators
         if rounds > 1 and critic is not None:
-            self._critics = [make_agent(f"critic_{k}", {"reply": reply} | dict(critic), shared) for k in names]
-        self._summariser = make_agent("summariser", summariser) if rounds > 1 and summariser is not None else None
+            self._critics = [make_agent(f"{CRITIC}_{k}", {"reply": reply} | dict(critic), shared) for k in names]
+        self._summariser = make_agent(SUMMARISER, summariser) if rounds > 1 and summariser is not None else None
         seats = [*self._generators, *self._critics, *([self._summariser] if self._summariser else [])]
         self.agents: dict[str, Agent] = {seat.name: seat for seat in seats}
         self._check()
 
     def _check(self) -> None:
-        known = {"task", "files", "artifacts", "seat"}
+        known = ALWAYS | {"seat"}
         said = known | {"mine", "heard"}
         for agent in self._generators:
             if not agent.prompt:
@@ -93,7 +94,7 @@ class Debate:
 
     async def play(self, scene: Scene) -> str:
         """One episode. Returns a text that gives the majority's answer, reasoning stripped."""
-        values = {"task": scene.task.question, "files": "\n".join(sorted(scene.task.files))}
+        values = scene.told()
         said = [await agent.act(scene, values | {"seat": agent.name}) for agent in self._generators]
         for _ in range(1, self._rounds):
             texts = [handoff(scene, action) for action in said]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mappa.errors import ConfigError
-from mappa.play.agent import Agent, handoff, make_agent
+from mappa.play.agent import ALWAYS, Agent, handoff, make_agent
 from mappa.play.scene import Scene
 from mappa.seed import stable_seed
 from mappa.text import check_placeholders
@@ -48,7 +48,7 @@ class Dialogue:
         if len(agents) != 2:
             raise ConfigError(f"team.agents names {len(agents)} seats; a dialogue has two")
         self.agents: dict[str, Agent] = {name: make_agent(name, settings, shared) for name, settings in agents.items()}
-        known = {"task", "files", "artifacts", "view", "heard"}
+        known = ALWAYS | {"view", "heard"}
         for name, agent in self.agents.items():
             if not agent.prompt:
                 raise ConfigError(f"agent '{name}' has no prompt")
@@ -80,12 +80,8 @@ class Dialogue:
         said: list[tuple[str, str | None]] = []
         for turn in range(self._rounds):
             seat = seats[turn % 2]
-            values = {
-                "task": scene.task.question,
-                "files": "\n".join(scene.files() or sorted(scene.task.files)),
-                "view": str(scene.task.metadata.get("views", {}).get(seat.name, "")),
-                "heard": heard,
-            }
+            view = str(scene.task.metadata.get("views", {}).get(seat.name, ""))
+            values = {**scene.told(), "view": view, "heard": heard}
             last[seat.name] = await seat.act(scene, values, after=last.get(seat.name), hint="" if turn > 1 else hint)
             heard = handoff(scene, last[seat.name])
             said.append((heard, scene.vote(heard)))

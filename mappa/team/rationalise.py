@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mappa.errors import ConfigError
-from mappa.play.agent import handoff, make_agent
+from mappa.play.agent import ALWAYS, handoff, make_agent
 from mappa.play.scene import Scene
 from mappa.text import check_placeholders, fill
 
@@ -26,7 +26,7 @@ class Rationalise:
         self.agents = {"solver": make_agent("solver", agent)}
         if not self.agents["solver"].prompt:
             raise ConfigError("team.agent.prompt is missing")
-        check_placeholders(self.agents["solver"].prompt, {"task", "files", "artifacts"}, "team.agent, prompt")
+        check_placeholders(self.agents["solver"].prompt, ALWAYS, "team.agent, prompt")
         check_placeholders(hint, {"answer"}, "team.hint")
         self._hint = hint
 
@@ -37,7 +37,7 @@ class Rationalise:
     async def play(self, scene: Scene) -> str:
         """One episode. Returns the first answer's text, reasoning stripped."""
         agent, task = self.agents["solver"], scene.task
-        values = {"task": task.question, "files": "\n".join(sorted(task.files))}
+        values = scene.told()
         text = handoff(scene, await agent.act(scene, values))
         known = scene.epoch is not None and task.answer is not None
         if known and scene.vote(text) != scene.vote(rf"\boxed{{{task.answer}}}"):

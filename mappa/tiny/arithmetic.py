@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mappa.policy.chat import Chat
 from mappa.task.arithmetic import problem
 from mappa.text import fill
-from mappa.tiny.imitation import UNLEARNED, Example, Recipe
+from mappa.tiny.imitation import Example, Recipe, example
 from mappa.types import Message
 
 RECIPE = Recipe(
@@ -47,9 +47,7 @@ def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
     """Endless, each problem new."""
     for turns in islice(_stream(cfg, seed), _FOR_THE_TOKENIZER, None):
         for seen, said in turns:
-            prompt = chat.render(seen)
-            spoken = [*chat.tokenizer.encode(said, add_special_tokens=False), chat.eos_id]
-            yield [*prompt, *spoken], [UNLEARNED] * len(prompt) + spoken
+            yield example(chat, chat.render(seen), said)
 
 
 def _stream(cfg: DictConfig, seed: int) -> Iterator[list[Turn]]:

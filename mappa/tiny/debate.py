@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mappa.policy.chat import Chat
 from mappa.task.arithmetic import problem
 from mappa.text import fill, last_boxed
-from mappa.tiny.imitation import UNLEARNED, Example, Recipe, make_tokenizer
+from mappa.tiny.imitation import Example, Recipe, example, like_lengths, make_tokenizer, spoken
 from mappa.types import Message, Task
 
 RECIPE = Recipe(
@@ -30,7 +30,7 @@ RECIPE = Recipe(
     width=96,
     batch=64,
     steps=3000,
-    rate=2e-3,
+    rate=3e-3,
     whole_numbers=(-99, 129),
 )
 SLIP = 0.09
@@ -57,10 +57,7 @@ def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
     """Endless, each problem new; those of like length together."""
     rng, stream = random.Random(seed), islice(_stream(cfg, chat, seed), _FOR_THE_TOKENIZER, None)
     while True:
-        ordered = sorted(islice(stream, 8 * RECIPE.batch), key=lambda example: len(example[0]))
-        batches = [ordered[i : i + RECIPE.batch] for i in range(0, len(ordered), RECIPE.batch)]
-        rng.shuffle(batches)
-        yield from (example for batch in batches for example in batch)
+        yield from like_lengths(islice(stream, 8 * RECIPE.batch), RECIPE.batch, rng)
 
 
 def _stream(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
@@ -73,16 +70,16 @@ def demonstrate(rng: random.Random, chat: Chat, team: Mapping[str, Any], task: T
     """Two generators, a summariser and a critic on one problem."""
     opening = _render(chat, team["generator"], task=task.question)
     for _ in range(2):
-        yield _example(chat, opening, steps(rng, task, SLIP))
+        yield example(chat, opening, steps(rng, task, SLIP))
     own, *others = (steps(rng, task, SLIP_IN_DISPUTE) for _ in range(3))
     if rng.random() < QUOTED:  # of a later round: critics may answer without steps
         others = [rf"\boxed{{{last_boxed(text)}}}" for text in others]
     quoted = "\n".join(others)
     heard = summary(rng, others)
-    yield _example(chat, _render(chat, team["summariser"], others=quoted), heard)
+    yield example(chat, _render(chat, team["summariser"], others=quoted), heard)
     reply = fill(team["reply"], {"heard": quoted if rng.random() < QUOTED else heard})
-    context = chat.extend(opening, _spoken(chat, own), [Message("user", reply)])
-    yield _example(chat, context, critique(rng, task, own, others))
+    context = chat.extend(opening, spoken(chat, own), [Message("user", reply)])
+    yield example(chat, context, critique(rng, task, own, others))
 
 
 def steps(rng: random.Random, task: Task, slip: float) -> str:
@@ -134,12 +131,3 @@ def critique(rng: random.Random, task: Task, own: str, others: list[str]) -> str
 
 def _render(chat: Chat, seat: Mapping[str, Any], **values: str) -> tuple[int, ...]:
     return chat.render([Message("system", seat["system"]), Message("user", fill(seat["prompt"], values))])
-
-
-def _spoken(chat: Chat, said: str) -> list[int]:
-    return [*chat.tokenizer.encode(said, add_special_tokens=False), chat.eos_id]
-
-
-def _example(chat: Chat, context: tuple[int, ...], said: str) -> Example:
-    spoken = _spoken(chat, said)
-    return [*context, *spoken], [UNLEARNED] * len(context) + spoken

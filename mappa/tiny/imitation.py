@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from mappa.policy.chat import Chat
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -94,6 +97,26 @@ def make_model(vocabulary: int, recipe: Recipe) -> Qwen3ForCausalLM:
         pad_token_id=SPECIAL.index("<|endoftext|>"),
     )
     return Qwen3ForCausalLM(config)
+
+
+def spoken(chat: Chat, said: str) -> list[int]:
+    """What a demonstrator says, as tokens, its turn ended."""
+    return [*chat.tokenizer.encode(said, add_special_tokens=False), chat.eos_id]
+
+
+def example(chat: Chat, context: Sequence[int], said: str) -> Example:
+    """`said` is learned in its context."""
+    ids = spoken(chat, said)
+    return [*context, *ids], [UNLEARNED] * len(context) + ids
+
+
+def like_lengths(rows: Iterable[Example], batch: int, rng: random.Random) -> Iterator[Example]:
+    """The same examples, those of like length in one batch, and the batches in a new order."""
+    ordered = sorted(rows, key=lambda row: len(row[0]))
+    batches = [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+    rng.shuffle(batches)
+    for rows_of_one in batches:
+        yield from rows_of_one
 
 
 def imitate(model: Qwen3ForCausalLM, batches: Iterator[list[Example]], steps: int, rate: float) -> float:

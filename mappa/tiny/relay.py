@@ -15,9 +15,9 @@ from itertools import chain, islice
 from omegaconf import DictConfig, OmegaConf
 
 from mappa.policy.chat import Chat
-from mappa.task.relay import SEATS, make
+from mappa.task.relay import SEATS, make, marked
 from mappa.text import fill
-from mappa.tiny.imitation import UNLEARNED, Example, Recipe, make_tokenizer
+from mappa.tiny.imitation import Example, Recipe, example, like_lengths, make_tokenizer
 from mappa.types import Message, Task
 
 RECIPE = Recipe(
@@ -70,10 +70,7 @@ def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
     rng, total = random.Random(seed), RECIPE.steps * RECIPE.batch
     stream = _stream(cfg, chat, seed + 1, mixed=int(DRILLS * total))
     while True:
-        ordered = sorted(islice(stream, 8 * RECIPE.batch), key=lambda example: len(example[0]))
-        batches = [ordered[i : i + RECIPE.batch] for i in range(0, len(ordered), RECIPE.batch)]
-        rng.shuffle(batches)
-        yield from (example for batch in batches for example in batch)
+        yield from like_lengths(islice(stream, 8 * RECIPE.batch), RECIPE.batch, rng)
 
 
 def _stream(cfg: DictConfig, chat: Chat, seed: int, mixed: int) -> Iterator[Example]:
@@ -100,37 +97,31 @@ def demonstrate(
         careful: a drill, in few words and without errors.
     """
     manner = {seat: "plain" if careful else rng.choices([*MANNERS], MANNERS.values())[0] for seat in SEATS}
-    examples: dict[str, Example] = {}
+    shown: dict[str, Example] = {}
     context: tuple[int, ...]
     said: list[str] = [""]
     for turn in range(4):
         seat, heard = SEATS[turn % 2], said[-1]
-        if seat not in examples:
+        if seat not in shown:
             asked = fill(prompts[seat], {"view": task.metadata["views"][seat], "heard": heard})
             context, labels = chat.render([Message("user", asked)]), []
         else:
-            ids, labels = examples[seat]
+            ids, labels = shown[seat]
             context = chat.extend((), ids, [Message("user", heard)])
         said.append(message(rng, task, seat, manner[seat], heard, careful))
-        spoken = _spoken(chat, said[-1])
-        unlearned = [UNLEARNED] * (len(context) - len(labels))
-        examples[seat] = ([*context, *spoken], [*labels, *unlearned, *spoken])
-        if _marked(heard) is not None and _marked(heard) == _marked(said[-1]):
+        ids, added = example(chat, context, said[-1])
+        shown[seat] = (ids, labels + added[len(labels) :])
+        if marked(heard) is not None and marked(heard) == marked(said[-1]):
             break
-    yield from examples.values()
-    spoken = _spoken(chat, rng.choice(said[1:]))
-    yield [*chat.opened, *spoken], [UNLEARNED] * len(chat.opened) + spoken
-
-
-def _spoken(chat: Chat, said: str) -> list[int]:
-    return [*chat.tokenizer.encode(said, add_special_tokens=False), chat.eos_id]
+    yield from shown.values()
+    yield example(chat, chat.opened, rng.choice(said[1:]))
 
 
 def message(rng: random.Random, task: Task, seat: str, manner: str, heard: str, careful: bool) -> str:
     """What `seat` says to `heard`: its fact, the sum once it has heard the other's, or that it agrees."""
     first, second = re.findall(r"\w", task.metadata["views"][seat].partition("?")[0])
-    if _marked(heard) is not None:
-        return rng.choice(_AGREE).format(_marked(heard)) if manner == "long" else f"#{_marked(heard)}"
+    if marked(heard) is not None:
+        return rng.choice(_AGREE).format(marked(heard)) if manner == "long" else f"#{marked(heard)}"
     mine = _look_up(rng, task.metadata["views"][seat], first, careful)
     theirs = _read(rng, heard, second, careful)
     if theirs is not None:
@@ -153,11 +144,6 @@ def message(rng: random.Random, task: Task, seat: str, manner: str, heard: str, 
             return f"{first} is {mine}"
         case _:
             return str(mine)
-
-
-def _marked(text: str) -> str | None:
-    found = re.findall(r"#(\d+)", text)
-    return found[-1] if found else None
 
 
 def _look_up(rng: random.Random, text: str, key: str, careful: bool) -> int:

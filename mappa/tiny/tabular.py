@@ -23,7 +23,7 @@ from mappa.learn.data import task_window
 from mappa.play.rollout import Job, Rollout, units
 from mappa.policy.chat import Chat
 from mappa.seed import stable_seed
-from mappa.tiny.imitation import UNLEARNED, Example, Recipe, make_tokenizer
+from mappa.tiny.imitation import UNLEARNED, Example, Recipe, like_lengths, make_tokenizer, spoken
 from mappa.types import Episode, StopReason, Task
 
 RECIPE = Recipe(
@@ -83,10 +83,7 @@ def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
     while True:
         rng.shuffle(rows)
         for start in range(0, len(rows), window):
-            ordered = sorted(rows[start : start + window], key=lambda row: len(row[0]))
-            batches = [ordered[i : i + RECIPE.batch] for i in range(0, len(ordered), RECIPE.batch)]
-            rng.shuffle(batches)
-            yield from (row for batch in batches for row in batch)
+            yield from like_lengths(rows[start : start + window], RECIPE.batch, rng)
 
 
 def conversations(episode: Episode) -> Iterator[Example]:
@@ -96,8 +93,8 @@ def conversations(episode: Episode) -> Iterator[Example]:
         ids = [*actions[-1].prompt_ids, *actions[-1].completion_ids]
         labels = [UNLEARNED] * len(ids)
         for action in actions:
-            spoken = slice(len(action.prompt_ids), len(action.prompt_ids) + len(action.completion_ids))
-            labels[spoken] = ids[spoken]
+            said = slice(len(action.prompt_ids), len(action.prompt_ids) + len(action.completion_ids))
+            labels[said] = ids[said]
         yield ids, labels
 
 
@@ -139,11 +136,10 @@ class Demonstrator(BaseEngine):
         self._chat = chat
 
     async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
-        tokenizer = self._chat.tokenizer
-        shown = tokenizer.decode(list(prompt_ids))
+        shown = self._chat.tokenizer.decode(list(prompt_ids))
         asked, *replies = shown.split("<|im_start|>user\n")[1:]
         said = SAYS[agent](random.Random(sampling.seed), asked, replies[-1] if replies else None)
-        ids = (*tokenizer.encode(said, add_special_tokens=False), self._chat.eos_id)
+        ids = tuple(spoken(self._chat, said))
         return Completion(ids, (0.0,) * len(ids), StopReason.STOP, 0)
 
 
