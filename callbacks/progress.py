@@ -111,7 +111,7 @@ class ProgressCallback(Callback, Listener):
             title = f"{name}, {mine[0].accuracy['n']} held-out problems, graded by the task itself"
             tables.append(Table(title=title, box=box.SIMPLE_HEAD))
             for column in ("epoch", "accuracy", "gain (p)", "tokens an episode", "gain (p)"):
-                tables[-1].add_column(column, no_wrap=True)
+                tables[-1].add_column(column, no_wrap="gain" not in column)
             for result in mine[:1] + mine[1:][-1:]:
                 right, spent = _spread(result.accuracy, ".3f"), _spread(result.tokens_interval, ".1f")
                 gains = (_gain(result.gain), _gain(result.tokens_gain, ".1f"))
@@ -140,7 +140,8 @@ def _cells(found: Mapping[str, float]) -> tuple[str, str, str]:
 
 
 def _spread(found: Mapping[str, float], form: str) -> str:
-    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+    """Two lines, so that a row fits 80 columns."""
+    return f"{found['mean']:{form}}\n[{found['low']:{form}}, {found['high']:{form}}]"
 
 
 def _gain(found: Mapping[str, float] | None, form: str = ".3f") -> str:
