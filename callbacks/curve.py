@@ -19,7 +19,8 @@ _BELOW = ("consensus", "kl", "embedding", "likelihood", "entropy")
 class CurveCallback(Callback):
     """Mean reward per agent (thin lines) and held-out accuracy with its 95% interval (black), over epochs.
 
-    Of a debate also the accuracy of one first answer and of their vote, and below how different the agents are.
+    Of a debate also the accuracy of one first answer and of their vote, and below how different the agents are, and how
+    that goes with the debate's accuracy.
     """
 
     def __init__(self, path: str, title: str) -> None:
@@ -41,7 +42,8 @@ class CurveCallback(Callback):
             lines = self._rewards_and_votes(diversity)
             spent = {"tokens": [(result.epoch, result.tokens) for result in results]}
             below = spent | {key: [(r["epoch"], r[key]) for r in diversity if key in r] for key in _BELOW}
-            self._path.write_text(draw(self._title, trainer.max_epochs, lines, accuracies, below))
+            scatter = {k: [(r[k], r["debate"]["mean"]) for r in diversity if k in r] for k in _BELOW}
+            self._path.write_text(draw(self._title, trainer.max_epochs, lines, accuracies, below, scatter))
 
     def _rewards_and_votes(self, diversity: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
         lines = {f"{a} reward": [(e + 0.5, value) for e, value in points] for a, points in self._rewards.items()}

@@ -1,8 +1,9 @@
 """Demonstrations of the dialogue: two colleagues who exchange facts, most of them at length, and sometimes misread one.
 
-At first half of the episodes are short drills without errors, since a small model learns to look a fact up only from
-many of them; then the demonstrations are alone. One message of each also stands by itself after an opened turn: how
-likely the base finds a bare message (the readability term of `reward=optima`) is then something it has learned.
+A small model learns to look a fact up only from very many look-ups. So it first recites: all facts that it is shown,
+in any order, and the sum of two. Then half of the episodes are short drills without errors, and last the
+demonstrations are alone. One message of each also stands by itself after an opened turn: how likely the base finds a
+bare message (the readability term of `reward=optima`) is then something it has learned.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import chain, islice
 from omegaconf import DictConfig, OmegaConf
 
 from mappa.policy.chat import Chat
-from mappa.task.relay import SEATS, make, marked
+from mappa.task.relay import FACTS, SEATS, make, marked
 from mappa.text import fill
 from mappa.tiny.imitation import Example, Recipe, example, like_lengths, make_tokenizer
 from mappa.types import Message, Task
@@ -23,18 +24,18 @@ from mappa.types import Message, Task
 RECIPE = Recipe(
     experiment="quickstart_optima",
     folder="tiny_relay",
-    vocabulary=512,
+    vocabulary=640,
     token_bytes=None,
     context=384,
     layers=3,
     width=96,
     batch=64,
-    steps=4000,
+    steps=5000,
     rate=3e-3,
     whole_numbers=(0, 129),
 )
-DRILLS = 0.6
-"""Share of the steps in which half of the episodes are drills."""
+RECITALS, DRILLS = 0.5, 0.3
+"""Shares of the steps in which the model recites, and in which half of the episodes are drills."""
 MANNERS = {"long": 0.55, "list": 0.15, "plain": 0.20, "bare": 0.10}
 """Drawn for each seat and episode."""
 WRONG_FACT = 0.18
@@ -61,31 +62,42 @@ _AGREE = (
 def texts(cfg: DictConfig, seed: int) -> Iterator[str]:
     """Conversations of some problems, for the tokenizer."""
     chat = Chat(make_tokenizer(iter(()), RECIPE))
-    for ids, _ in islice(_stream(cfg, chat, seed, mixed=0), _FOR_THE_TOKENIZER):
+    for ids, _ in islice(_played(cfg, chat, random.Random(seed), drills=0.0), _FOR_THE_TOKENIZER):
         yield chat.decode(ids)
 
 
 def examples(cfg: DictConfig, chat: Chat, seed: int) -> Iterator[Example]:
     """Endless, each problem new; those of like length together."""
     rng, total = random.Random(seed), RECIPE.steps * RECIPE.batch
-    stream = _stream(cfg, chat, seed + 1, mixed=int(DRILLS * total))
+    stream = chain(
+        islice(_recited(cfg, chat, rng), int(RECITALS * total)),
+        islice(_played(cfg, chat, rng, drills=0.5), int(DRILLS * total)),
+        _played(cfg, chat, rng, drills=0.0),
+    )
     while True:
         yield from like_lengths(islice(stream, 8 * RECIPE.batch), RECIPE.batch, rng)
 
 
-def _stream(cfg: DictConfig, chat: Chat, seed: int, mixed: int) -> Iterator[Example]:
-    """`mixed`: so many examples are of drills and demonstrations, all others of demonstrations."""
-    rng, agents = random.Random(seed), OmegaConf.to_container(cfg.team.agents)
+def _recited(cfg: DictConfig, chat: Chat, rng: random.Random) -> Iterator[Example]:
+    """Some of a seat's facts, told one by one in any order, and the sum of the last two."""
+    while True:
+        facts = make(rng, cfg.task.largest, "sum", 0).metadata["facts"]
+        keys = rng.sample(sorted(facts), rng.randint(2, FACTS))
+        shown = f"{keys[-2]} + {keys[-1]}? " + " ".join(f"{key}={facts[key]}" for key in rng.sample(keys, len(keys)))
+        one, other = (facts[key] for key in keys[-2:])
+        told = " ".join(f"{key} is {facts[key]}" for key in keys)
+        yield example(chat, chat.render([Message("user", f"{shown}\n")]), f"{told} {one}+{other} #{one + other}")
+
+
+def _played(cfg: DictConfig, chat: Chat, rng: random.Random, drills: float) -> Iterator[Example]:
+    """Episodes, this share of them drills."""
+    agents = OmegaConf.to_container(cfg.team.agents)
     prompts = {seat: agents[seat]["prompt"] for seat in SEATS}
-
-    def played(drills: float) -> Iterator[Example]:
-        while True:
-            task = make(rng, cfg.task.largest, "sum", 0)
-            careful = rng.random() < drills
-            shown = demonstrate(rng, chat, prompts, task, careful)
-            yield from islice(shown, 2) if careful else shown
-
-    yield from chain(islice(played(0.5), mixed), played(0.0))
+    while True:
+        task = make(rng, cfg.task.largest, "sum", 0)
+        careful = rng.random() < drills
+        shown = demonstrate(rng, chat, prompts, task, careful)
+        yield from islice(shown, 2) if careful else shown
 
 
 def demonstrate(
