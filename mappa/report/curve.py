@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 360, 50, 40, 130, 40
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 780, 360, 50, 40, 190, 40
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#72b7b2")
 
 
@@ -35,7 +35,7 @@ def draw(
         shares = {}
         for name, points in shown.items():
             largest = _largest(value for _, value in points)
-            shares[f"{name} (max {largest:.2g})"] = [(epoch, value / largest) for epoch, value in points]
+            shares[f"{name} (max {largest:.3g})"] = [(epoch, value / largest) for epoch, value in points]
         panels.append(_Panel(max(1, epochs), _HEIGHT, shares, {}))
     dots = {name: points for name, points in scatter.items() if len(points) > 1}
     if dots:
