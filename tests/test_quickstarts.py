@@ -29,3 +29,13 @@ def test_the_debate_teaches_itself_without_a_key(tmp_path: Path):
     single, majority, debate = (found["diversity"][-1][key]["mean"] for key in ("single", "majority", "debate"))
     assert single < majority
     assert single < debate
+
+
+@pytest.mark.slow
+def test_dialogues_get_shorter_and_better(tmp_path: Path):
+    """Numbers to expect: README, "Shorter and better dialogues"."""
+    assert run(["+experiment=quickstart_optima"], tmp_path) == 0
+    found = summary(tmp_path)
+    assert found["accuracy_after"]["low"] > found["accuracy_before"]["high"] + 0.1, found["gain"]
+    assert found["gain"]["low"] > 0.2, found["gain"]
+    assert found["tokens_after"]["high"] < found["tokens_before"]["low"] / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mappa.config import ASSETS
 from mappa.policy.chat import Chat
 from mappa.task.arithmetic import problem
 from mappa.task.tabular import Tabular
-from mappa.tiny import arithmetic, debate, relay, tabular
+from mappa.tiny import arithmetic, debate, imitation, relay, tabular
 from mappa.tiny.imitation import UNLEARNED
 from tests.conftest import compose_config
 
@@ -110,3 +111,32 @@ def test_careless_generators_and_critics_who_adopt_what_others_agree_on():
     split = [debate.critique(rng, task, r"\boxed{1}", [r"\boxed{5}", r"\boxed{6}"]) for _ in range(1000)]
     assert abs(sum(text == r"\boxed{1}" for text in split) / 1000 - 0.60) < 0.06
     assert debate.summary(random.Random(1), [r"\boxed{5}", r"\boxed{5}"]) == "both say 5."
+
+
+def test_colleagues_recite_facts_first_and_their_messages_fit_a_turn(tmp_path: Path):
+    cfg = compose_config(["+experiment=quickstart_optima"], tmp_path)
+    chat = Chat(AutoTokenizer.from_pretrained(ASSETS / relay.RECIPE.folder))
+    for ids, labels in islice(relay.examples(cfg, chat, 0), 100):
+        facts = dict(re.findall(r"(\w)=(\d+)", chat.decode(ids)))
+        (said,) = spoken(chat, (ids, labels))
+        assert dict(re.findall(r"(\w) is (\d+)", said)) == facts
+        one, other, total = map(int, re.fullmatch(r".* (\d+)\+(\d+) #(\d+)", said).groups())
+        assert one + other == total
+        assert {str(one), str(other)} <= set(facts.values())
+    longest = [
+        max(len(imitation.spoken(chat, text.format(*range(3)))) for text in texts)
+        for texts in (relay._TELL, relay._ANSWER, relay._AGREE)
+    ]
+    assert max(longest) <= cfg.team.agents.alice.max_tokens
+
+
+def test_a_bare_value_is_often_misread_and_a_careful_colleague_makes_no_error():
+    rng = random.Random(0)
+    task = relay.make(rng, 49, "sum", 0)
+    first, second = re.findall(r"\w", task.question)
+    mine, theirs = task.metadata["facts"][first], task.metadata["facts"][second]
+    heard = [relay.message(rng, task, "alice", "bare", str(theirs), careful=False) for _ in range(2000)]
+    read = (1 - relay.MISREAD) * (1 - relay.WRONG_SUM) * (1 - relay.WRONG_FACT * 3 / 4)
+    assert abs(heard.count(f"#{mine + theirs}") / 2000 - read) < 0.05
+    careful = {relay.message(rng, task, "alice", "plain", f"{second} is {theirs}", careful=True) for _ in range(50)}
+    assert careful == {f"{theirs}+{mine} #{mine + theirs}"}
