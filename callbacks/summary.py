@@ -15,6 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks import find
 from callbacks.diversity import DiversityCallback
 from callbacks.judge import JudgeCallback
+from callbacks.lens import LensCallback
 from callbacks.validation import ValidationCallback
 from mappa.ranks import gather
 
@@ -70,6 +71,7 @@ class SummaryCallback(Callback):
 
     def summary(self, trainer: Trainer) -> dict[str, Any]:
         validation, diversity = find(trainer, ValidationCallback), find(trainer, DiversityCallback)
+        lens = find(trainer, LensCallback)
         results = validation.results if validation else []
         first = {r.name: r.accuracy for r in results if r.epoch == 0}
         last = {r.name: r.accuracy for r in results if r.epoch > 0}
@@ -97,6 +99,7 @@ class SummaryCallback(Callback):
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
             "diversity": diversity.results if diversity else [],
+            "lens": {} if lens is None else {"held_out": lens.results, "rewards": lens.rewards()},
             "validation": [
                 {key: value for key, value in asdict(result).items() if key not in _PER_PROBLEM} for result in results
             ],

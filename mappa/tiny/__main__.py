@@ -16,7 +16,7 @@ from pathlib import Path
 from mappa.command import help_text, run_guarded
 from mappa.config import ASSETS, compose
 
-NAMES = ("arithmetic", "debate", "relay", "tabular")
+NAMES = ("arithmetic", "debate", "relay", "relay_chain", "tabular")
 
 
 def make(name: str, out: Path | None, steps: int | None, seed: int) -> tuple[Path, float]:
