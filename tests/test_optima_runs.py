@@ -107,4 +107,4 @@ def test_what_a_tree_leaves_on_disk(tmp_path: Path):
     from mappa.evaluate import evaluate
 
     graded = evaluate([f"run={tmp_path}", "task.kind=chain", "limit=2"])
-    assert json.loads((graded / "summary.json").read_text())["validation"][0]["name"] == "relay_chain"
+    assert json.loads((graded / "summary.json").read_text())["validation"][0]["name"] == "relay_aliases"

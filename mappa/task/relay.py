@@ -45,7 +45,7 @@ class Relay:
         """
         if largest < 9:
             raise ConfigError(f"task.largest={largest} makes guessing pay; take at least 9")
-        self.name = "relay" if kind == "sum" else "relay_chain"
+        self.name = "relay" if kind == "sum" else "relay_aliases"
         self._sizes, self._largest, self._kind, self._seed = (train_size, validation_size), largest, kind, seed
 
     @cached_property

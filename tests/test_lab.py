@@ -1,0 +1,50 @@
+"""The laboratory's command on real, small runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mappa import lab
+from mappa.errors import ConfigError
+
+FEW = ["trainer.max_epochs=2", "data.tasks_per_epoch=4", "callbacks.validation.limit=8"]
+
+
+@pytest.fixture
+def two_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    arms = {f"2-{judge}": ["team.seats=2", f"judge={judge}"] for judge in lab.JUDGES}
+    monkeypatch.setitem(lab.GRIDS, "small", arms)
+    monkeypatch.setattr(sys, "argv", ["lab", "seeds=1", "jobs=1", f"outputs={tmp_path}", *FEW])
+    return tmp_path / "credit_lab"
+
+
+def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, capsys: pytest.CaptureFixture[str]):
+    lab.main()
+    written = {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
+    assert len(written) == 2
+    lens = json.loads(next(iter(written)).read_text())["lens"]
+    assert {r["epoch"] for r in lens["held_out"]} == {0, 2}
+    assert set(lens["rewards"]) == {"seat_a", "seat_b"}
+    table = (two_arms / "small.md").read_text()
+    assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["2-rubric_relay", "2-outcome"]
+    assert (two_arms / "small.svg").read_text().startswith("<?xml")
+    lab.main()
+    assert written == {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
+    assert table in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(two_arms: Path):
+    sys.argv.append("module.learning_rate=-1")
+    with pytest.raises(ConfigError, match=r"2-rubric_relay/seed=0 failed: error: .*learning_rate"):
+        lab.main()
+
+
+@pytest.mark.parametrize("word", ["grid=none", "seeds=0", "jobs=x"])
+def test_mistakes(word: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["lab", word])
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        lab.main()
