@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mappa.errors import CheckpointError
 
@@ -24,18 +25,36 @@ def last_checkpoint(run: str | Path) -> Path:
     return found[-1]
 
 
-def check_adapters(folder: Path, agents: Sequence[str], rank: int) -> None:
+def check_adapters(folder: Path, agents: Sequence[str], lora: Mapping[str, Any], base: str) -> None:
     """Check from the config files alone, so that a mismatch is found before any model is loaded.
 
+    Args:
+        lora: `rank`, `alpha` and `targets`; targets that are a word (`all-linear`) are known only with the model.
+        base: path of the model that they are put on.
+
     Raises:
-        CheckpointError: an adapter is missing, or its rank differs from `rank`.
+        CheckpointError: an adapter is missing, or it is not of this shape, or of another base.
     """
     for agent in agents:
         path = folder / agent / "adapter_config.json"
         if not path.is_file():
             raise CheckpointError(f"{folder} has no adapter for agent '{agent}'; is it a checkpoint of this team?")
-        saved = json.loads(path.read_text())["r"]
-        if saved != rank:
+        saved = json.loads(path.read_text())
+        for name, key in (("rank", "r"), ("alpha", "lora_alpha")):
+            if saved[key] != lora[name]:
+                raise CheckpointError(
+                    f"adapter '{agent}' in {folder} has {name} {saved[key]}, but lora.{name}={lora[name]}; "
+                    f"set lora.{name}={saved[key]}"
+                )
+        targets = saved["target_modules"]
+        if not isinstance(lora["targets"], str) and set(lora["targets"]) != set(targets):
             raise CheckpointError(
-                f"adapter '{agent}' in {folder} has rank {saved}, but lora.rank={rank}; set lora.rank={saved}"
+                f"adapter '{agent}' in {folder} has targets {','.join(sorted(targets))}, but "
+                f"lora.targets={','.join(sorted(lora['targets']))}; set lora.targets=[{','.join(sorted(targets))}]"
+            )
+        trained_on = saved["base_model_name_or_path"]
+        if trained_on and Path(trained_on).name != Path(base).name:
+            raise CheckpointError(
+                f"adapter '{agent}' in {folder} was trained on {trained_on}, but model.path={base}; "
+                f"set model.path={trained_on}"
             )

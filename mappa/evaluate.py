@@ -45,7 +45,7 @@ def evaluate(argv: list[str]) -> Path:
     OmegaConf.update(cfg, "callbacks", {k: v for k, v in callbacks.items() if v is not None}, merge=False)
     parts = cheap_parts(cfg, training=False)
     if words["adapters"] != "none":
-        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
+        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora, cfg.model.path)
 
     prepare(cfg)
     from callbacks.progress import ProgressCallback

@@ -105,7 +105,7 @@ def train(cfg: DictConfig) -> Path:
     checkpoint = last_checkpoint(cfg.resume) if cfg.resume else None
     parts = cheap_parts(cfg)
     if checkpoint is not None:
-        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
+        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora, cfg.model.path)
 
     prepare(cfg)
     from mappa.ranks import peers

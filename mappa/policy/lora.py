@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from mappa.checkpoint import check_adapters
+from mappa.errors import CheckpointError
 from mappa.ranks import full, sharded_like
 from mappa.seed import stable_seed
 from mappa.types import BASE
@@ -42,7 +43,7 @@ class Adapters:
         seed: int = 0,
     ) -> None:
         self.agents = tuple(agents)
-        self.rank = rank
+        self.rank, self.alpha = rank, alpha
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -104,7 +105,17 @@ class Adapters:
                 parameter.copy_(sharded_like(self._created[name], parameter))
 
     def parameters(self, agent: str) -> list[torch.nn.Parameter]:
-        return [p for name, p in self.model.named_parameters() if f".{agent}." in name and "lora_" in name]
+        return list(self._named(agent).values())
+
+    def _named(self, agent: str) -> dict[str, torch.nn.Parameter]:
+        """`agent`'s parameters under the names that PEFT saves them with."""
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            module, _, rest = name.partition(".lora_")
+            matrix, _, owner = rest.partition(".")
+            if owner in (agent, f"{agent}.weight"):
+                found[f"{module}.lora_{matrix}{owner.removeprefix(agent)}"] = parameter
+        return found
 
     def save(self, folder: Path, write: bool = True) -> None:
         """Write `<folder>/<agent>/` in PEFT's own format, loadable by stock PEFT and vLLM.
@@ -112,8 +123,7 @@ class Adapters:
         Collective where the model is sharded: all ranks call it, those with `write`=False only give their shards.
         """
         for agent in self.agents:
-            state = get_peft_model_state_dict(self.model, adapter_name=agent)
-            tensors = {key: full(value.detach()).cpu().contiguous() for key, value in state.items()}
+            tensors = {key: full(value.detach()).cpu().contiguous() for key, value in self._named(agent).items()}
             if not write:
                 continue
             target = folder / agent
@@ -124,16 +134,23 @@ class Adapters:
             config.save_pretrained(str(target))
             config.inference_mode = inference_mode
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: an adapter is missing, or its rank differs.
+            CheckpointError: an adapter is missing or damaged, or not of this shape, or of another base.
         """
-        check_adapters(folder, self.agents, self.rank)
+        targets = self.model.peft_config[self.agents[0]].target_modules
+        lora = {"rank": self.rank, "alpha": self.alpha, "targets": targets}
+        check_adapters(folder, self.agents, lora, self.base.name_or_path)
         for agent in self.agents:
-            state = load_file(folder / agent / "adapter_model.safetensors")
-            set_peft_model_state_dict(self.model, state, adapter_name=agent)
+            path, mine = folder / agent / "adapter_model.safetensors", self._named(agent)
+            state = load_file(path)
+            if odd := sorted(state.keys() ^ mine.keys()):
+                raise CheckpointError(f"{path} does not hold the tensors of adapter '{agent}': {odd[0]} has no match")
+            for key, parameter in mine.items():
+                parameter.copy_(sharded_like(state[key], parameter))
         self.select(self.agents[0])
 
     def fingerprint(self) -> str:
