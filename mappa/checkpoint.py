@@ -10,6 +10,17 @@ from typing import Any
 from mappa.errors import CheckpointError
 
 
+def saved(folder: Path) -> list[Path]:
+    """Complete checkpoints, the newest last; one that was about to be replaced when the run was killed is one, too."""
+    found = [*folder.glob("replaced-epoch=*"), *folder.glob("epoch=*")]
+    return sorted(found, key=epoch_of)
+
+
+def epoch_of(checkpoint: Path) -> int:
+    """Epochs trained before it was saved."""
+    return int(checkpoint.name.rpartition("=")[2])
+
+
 def last_checkpoint(run: str | Path) -> Path:
     """The newest complete checkpoint of a run folder.
 
@@ -19,10 +30,22 @@ def last_checkpoint(run: str | Path) -> Path:
     run = Path(run)
     if not (run / ".hydra" / "config.yaml").is_file():
         raise CheckpointError(f"{run} is not a run folder (no .hydra/config.yaml in it); give outputs/NAME/TIME")
-    found = sorted((run / "checkpoints").glob("epoch=*"), key=lambda path: int(path.name.partition("=")[2]))
+    found = saved(run / "checkpoints")
     if not found:
         raise CheckpointError(f"{run} has no checkpoint yet; start the run anew without resume=")
     return found[-1]
+
+
+def check_epochs(checkpoint: Path, max_epochs: int) -> None:
+    """
+    Raises:
+        CheckpointError: more epochs were trained than the run is to have.
+    """
+    done = epoch_of(checkpoint)
+    if done > max_epochs:
+        raise CheckpointError(
+            f"{checkpoint} has {done} epochs behind it, but trainer.max_epochs={max_epochs}; set at least {done}"
+        )
 
 
 def check_adapters(folder: Path, agents: Sequence[str], lora: Mapping[str, Any], base: str) -> None:

@@ -52,9 +52,11 @@ class RolloutDataModule(LightningDataModule):
         seed: int = 0,
         folder: str | None = None,
         stored: str | None = None,
+        made_with: str = "",
     ) -> None:
         """
         Args:
+            made_with: names task set, team and model: stored episodes of others are not taken up again.
             folder: where the episodes of each epoch are kept; None = nowhere.
             stored: another run's folder, whose episodes are this run's first epoch; None = it plays its own.
             The others: see conf/train.yaml.
@@ -76,7 +78,7 @@ class RolloutDataModule(LightningDataModule):
         self._tasks_per_epoch, self._samples_per_task = tasks_per_epoch, samples_per_task
         self._concurrency, self._top_p, self._tool_tokens, self._seed = concurrency, top_p, tool_tokens, seed
         self._folder = Path(folder) if folder else None
-        self._stored = stored
+        self._stored, self._made_with = stored, made_with
         self._rollout: Rollout | None = None
         self._collected = -1
 
@@ -141,7 +143,8 @@ class RolloutDataModule(LightningDataModule):
             "epoch": self.epoch,
             "version": module.version,
             "adapters": module.adapters.fingerprint(),
-            "sampling": [self.temperature, self._top_p, self._seed],
+            "sampling": [self.temperature, self._top_p, self._seed, self._tool_tokens],
+            "made_with": self._made_with,
         }
 
     @contextmanager
@@ -189,7 +192,7 @@ class RolloutDataModule(LightningDataModule):
         path, header = self.episodes_path(self.epoch), self.header()
         stored = None if path is None else read_episodes(path, header)
         rank, size = world()
-        complete = stored is not None and [episode.id for episode in stored] == [job.id for job in jobs]
+        complete = stored is not None and list(map(_played, stored)) == list(map(_played, jobs))
         if all(gather(complete)):
             self._ready()
             mine = {job.id for unit in units(jobs, objective.search)[rank::size] for job in unit}
@@ -260,6 +263,11 @@ class UpdateLoader:
     def __iter__(self) -> Iterator[list[Row]]:
         seed = stable_seed(self._data.epoch, "updates")
         yield from cut_updates(self._data.rows, len(self), seed, self._data.trainer.lightning_module.turn.passes)
+
+
+def _played(job: Job | Episode) -> tuple[object, ...]:
+    """What tells an episode from every other one: of another problem, or with another seed, it is another one."""
+    return job.id, job.seed, job.task.id, job.task.question, job.task.answer
 
 
 def task_window(tasks: Sequence[Task], first: int, count: int, seed: int) -> list[Task]:

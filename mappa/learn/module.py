@@ -114,6 +114,17 @@ class TeamModule(LightningModule):
         optimizers = [torch.optim.AdamW(self.adapters.parameters(a), lr=default, **self._adam) for a in self.agents]
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
 
+    def on_train_start(self) -> None:
+        """Learning rate, decay and betas are this configuration's at the present update, whatever a checkpoint held."""
+        rate, done = self._rates[0], self.data.epoch * self.data.updates_per_epoch
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler, group = config.scheduler, config.scheduler.optimizer.param_groups[0]
+            before = group["lr"]
+            scheduler.base_lrs, scheduler.last_epoch = [rate], done
+            group.update(self._adam, initial_lr=rate, lr=rate * scheduler.lr_lambdas[0](done))
+        if done and group["lr"] != before:
+            log.warning("the schedule was changed: the learning rate goes on at %.3g, not %.3g", group["lr"], before)
+
     @property
     def data(self) -> RolloutDataModule:
         return self.trainer.datamodule
