@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.judge import JudgeCallback
 from mappa.config import ASSETS
-from mappa.errors import ConfigError, EngineError
+from mappa.errors import ConfigError, EngineError, RolloutError, TaskError
 from mappa.judge.base import BaseJudge
+from mappa.task.arithmetic import Arithmetic
 from mappa.train import build, cheap_parts, train
 from mappa.types import Verdict
 from tests.conftest import REPO, write_hydra_folder
@@ -196,12 +197,40 @@ def test_other_credit_schemes_train(credit: str, fitted):
 
 
 def test_an_over_long_prompt_is_an_error_of_that_episode(fitted):
-    module, data, trainer = fitted("team.agents.verifier.max_tokens=970")
+    module, data, trainer = fitted("team.agents.verifier.max_tokens=970", "data.max_failed=1")
     trainer.fit(module, data)
     assert len(data.episodes) == 4
     assert all("exceeds the context of 1024 tokens" in episode.error for episode in data.episodes)
     assert all(len(episode.actions) >= 2 for episode in data.episodes)  # what was finished is judged and trained
     assert {row.sample.action.agent for row in data.rows} == {"solver", "executor"}
+
+
+class Broken(Arithmetic):
+    """Its grader has a mistake in it."""
+
+    def grade(self, task, answer, workspace):
+        return {}["score"]
+
+
+def test_a_graders_own_error_is_one_line(mini: Callable[..., DictConfig]):
+    cfg = mini("callbacks.validation.before=false")
+    cfg.task._target_ = "tests.test_train.Broken"
+    with pytest.raises(TaskError, match=r"^Broken cannot grade task \S+: KeyError: 'score'$"):
+        train(cfg)
+
+
+def test_a_run_in_which_every_episode_fails_stops_and_is_resumed(mini: Callable[..., DictConfig], tmp_path: Path):
+    """The verifier's budget leaves no room for its prompt: no epoch is consumed, nothing is stored."""
+    more = ["callbacks.validation.before=false", "callbacks.checkpoint.every_n_epochs=2", "trainer.max_epochs=2"]
+    cfg = mini(*more, "team.agents.verifier.max_tokens=970")
+    with pytest.raises(RolloutError, match=r"^4 of 4 episodes of epoch 0 failed, .*the first: prompt of"):
+        train(cfg)
+    folder = tmp_path / "run"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch=0"]
+    assert not (folder / "episodes").exists()
+    write_hydra_folder(cfg, folder)
+    train(mini(*more, f"resume={folder}"))
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 2
 
 
 def test_outcome_judge_gives_all_actions_of_an_episode_the_same(fitted):

@@ -117,6 +117,12 @@ class VLLMEngine(BaseEngine):
         await self._ready()
 
     async def sleep(self) -> None:
+        """
+        Raises:
+            EngineError: vLLM has died; the rollout that ends here is not whole.
+        """
+        if self._llm is not None:
+            self._check_alive()
         if self._llm is not None and self._can_sleep and not self._asleep:
             await self._llm.sleep(level=self._sleep_level)
             self._asleep = True
@@ -190,15 +196,16 @@ class VLLMEngine(BaseEngine):
         async with self._lock:
             if self._llm is None:
                 await self._start()
-            if self._llm.errored:
-                raise EngineError(
-                    "vllm has died; its own log above says why (often memory: lower gpu_memory_utilization)"
-                )
+            self._check_alive()
             if self._asleep:
                 await self._llm.wake_up()
                 self._asleep = False
             if self._wanted is not None:
                 await self._load()
+
+    def _check_alive(self) -> None:
+        if self._llm.errored:
+            raise EngineError("vllm has died; its own log above says why (often memory: lower gpu_memory_utilization)")
 
     async def _start(self) -> None:
         if self._wanted is None:

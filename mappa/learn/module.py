@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from lightning import LightningModule
 
-from mappa.epoch import Collected
+from mappa.epoch import Collected, save_and_stop
 from mappa.errors import SelectionError
 from mappa.learn.batch import Row, collate, cut_micro_batches, row_warnings
 from mappa.learn.policies import Old, TeamPolicies
@@ -189,9 +189,7 @@ class TeamModule(LightningModule):
         for line in row_warnings(counts, self.agents, steps, anew=self.turn.start is not Start.ON):
             log.warning("epoch %d: %s", self.data.epoch, line)
         if self._empty_epochs >= EMPTY_EPOCHS:
-            self.trainer.should_stop = True
-            for checkpoint in self.trainer.checkpoint_callbacks:
-                checkpoint.on_train_epoch_end(self.trainer, self)
+            save_and_stop(self.trainer, self)
             raise SelectionError(
                 f"{EMPTY_EPOCHS} epochs in a row kept nothing to learn from: look at episodes/ and at what the "
                 "objective selects; the run can be resumed"
