@@ -238,7 +238,7 @@ class RolloutDataModule(LightningDataModule):
         rank, size = world()
         episodes = [episode for path in stored_files(run) for episode in read_episodes(path)]
         action = next(action for episode in episodes for action in episode.actions)
-        if self.trainer.lightning_module.chat.decode(action.completion_ids) != action.text:
+        if self.trainer.lightning_module.chat.said(action.completion_ids) != action.text:
             raise ConfigError(f"data.stored={run}: its tokens are not this model's; it was made with another tokenizer")
         self._ready()
         self.loop.run(self._replay(episodes[rank::size]))

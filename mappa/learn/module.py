@@ -22,7 +22,7 @@ from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
 from mappa.ranks import added, full, gather, world
-from mappa.report.metrics import rollout_metrics
+from mappa.report.metrics import rollout_metrics, truncation_lines
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Lt
@@ -284,6 +284,8 @@ class TeamModule(LightningModule):
     def _log_rollout(self, prepared: Prepared) -> None:
         episodes, verdicts = self.data.everyone()
         numbers = rollout_metrics([self.data.with_grade(e) for e in episodes], verdicts, self.agents)
+        for line in truncation_lines(numbers, self.agents):
+            log.warning("epoch %d: %s", self.data.epoch, line)
         sums: Counter[str] = Counter()
         for row in prepared.rows:
             agent = row.sample.action.agent
