@@ -284,7 +284,8 @@ class UpdateLoader:
 
     def __iter__(self) -> Iterator[list[Row]]:
         seed = stable_seed(self._data.epoch, "updates")
-        yield from cut_updates(self._data.rows, len(self), seed, self._data.trainer.lightning_module.turn.passes)
+        passes = self._data.trainer.lightning_module.turn.passes
+        yield from cut_updates(self._data.rows, len(self), seed, passes, gather, world()[0])
 
 
 def _played(job: Job | Episode) -> tuple[object, ...]:
