@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.judge import JudgeCallback
 from mappa.config import ASSETS
+from mappa.engine.hf import HFEngine
 from mappa.errors import ConfigError, EngineError, RolloutError, TaskError
 from mappa.judge.base import BaseJudge
+from mappa.learn.canary import check_voices
 from mappa.task.arithmetic import Arithmetic
 from mappa.train import build, cheap_parts, train
-from mappa.types import Verdict
+from mappa.types import BASE, Verdict
 from tests.conftest import REPO, write_hydra_folder
 from tests.runs import Spread
 
@@ -264,6 +266,49 @@ def test_an_engine_that_disagrees_is_found_before_the_first_update(fitted):
         trainer.fit(module, data)
     assert module.version == 0
     assert base_hash() == before
+
+
+class Deaf(HFEngine):
+    """Ignores the adapters."""
+
+    async def generate(self, agent, prompt_ids, sampling):
+        return await super().generate(BASE, prompt_ids, sampling)
+
+
+class Swapped(HFEngine):
+    """Takes two agents for one another."""
+
+    async def generate(self, agent, prompt_ids, sampling):
+        other = {"solver": "verifier", "verifier": "solver"}.get(agent, agent)
+        return await super().generate(other, prompt_ids, sampling)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("Deaf", "asked for agent 'solver', the engine speaks as the base, without an adapter"),
+        ("Swapped", "asked for agent 'solver', the engine speaks as agent 'verifier'"),
+    ],
+)
+def test_an_engine_with_the_wrong_adapters_is_found_before_anything_is_played(engine: str, message: str, fitted):
+    """At the start every adapter changes nothing, so what is said would not show it."""
+    module, data, trainer = fitted(f"engine._target_=tests.test_train.{engine}")
+    with pytest.raises(EngineError, match=message):
+        trainer.fit(module, data)
+    fresh, _, _ = fitted()
+    fresh.configure_model()
+    assert data.episodes == []
+    assert module.adapters.fingerprint() == fresh.adapters.fingerprint()
+
+
+def test_the_engine_is_heard_with_trained_adapters_too_and_they_stay_as_they_are(fitted):
+    module, data, trainer = fitted()
+    trainer.fit(module, data)
+    before = module.adapters.fingerprint()
+    check_voices(data.engine, data.loop, module.policies, module.chat, module.version)
+    assert module.adapters.fingerprint() == before
+    with module.adapters.disturbed():
+        assert module.adapters.fingerprint() != before
 
 
 def test_verdict_of_a_truncated_action_is_not_trained():

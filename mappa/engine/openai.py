@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class OpenAIEngine(BaseEngine):
     """Serves whatever weights the server has: they cannot be updated from here, so agents that learn are refused."""
 
+    takes_weights = False
+
     def __init__(
         self,
         base_url: str,

@@ -16,6 +16,7 @@ from mappa.engine.base import Engine
 from mappa.epoch import save_and_stop
 from mappa.errors import ConfigError, RolloutError
 from mappa.learn.batch import Row, cut_updates
+from mappa.learn.canary import check_voices
 from mappa.learn.window import task_window
 from mappa.play.episodes import read_episodes, stored_files, to_json, write_episodes
 from mappa.play.loop import EventLoop
@@ -166,11 +167,13 @@ class RolloutDataModule(LightningDataModule):
         self.loop.close()
 
     def _ready(self) -> Rollout:
-        """Attach the engine to the policy and start the kernels, once."""
+        """Attach the engine to the policy, hear that it speaks with it, and start the kernels, once."""
         if self._rollout is None:
             module = self.trainer.lightning_module
             self.engine.attach(module.adapters, module.chat, module.model.path)
             check_budget(self.team, self.engine.context_length)
+            if self.engine.takes_weights:
+                check_voices(self.engine, self.loop, module.policies, module.chat, module.version)
             try:
                 self.loop.run(self.pool.start())
             except SandboxUnavailableError as error:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pydantic import PositiveInt
     from transformers import PreTrainedModel
 
+DISTURBANCE = 0.3
+"""What a disturbed adapter adds to a layer, relative to the layer's input."""
+
 
 class Adapters:
     """All adapters of a team, resident on one frozen base.
@@ -103,6 +106,24 @@ class Adapters:
         for name, parameter in self.model.named_parameters():
             if name in self._created:
                 parameter.copy_(sharded_like(self._created[name], parameter))
+
+    @contextmanager
+    def disturbed(self) -> Iterator[None]:
+        """In the block each adapter changes the base in a way of its own; afterwards all are as before, bit for bit."""
+        outer = [(a, p) for a in self.agents for name, p in self._named(a).items() if ".lora_A" not in name]
+        before = [parameter.detach().clone() for _, parameter in outer]
+        scale = DISTURBANCE * (3 * self.rank) ** 0.5 / self.alpha
+        generators = {a: torch.Generator().manual_seed(stable_seed("disturbed", a)) for a in self.agents}
+        try:
+            with torch.no_grad():
+                for agent, parameter in outer:
+                    noise = scale * torch.randn(parameter.shape, generator=generators[agent])
+                    parameter.copy_(sharded_like(noise, parameter))
+            yield
+        finally:
+            with torch.no_grad():
+                for (_, parameter), values in zip(outer, before, strict=True):
+                    parameter.copy_(values)
 
     def parameters(self, agent: str) -> list[torch.nn.Parameter]:
         return list(self._named(agent).values())
