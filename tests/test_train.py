@@ -311,6 +311,42 @@ def test_the_engine_is_heard_with_trained_adapters_too_and_they_stay_as_they_are
         assert module.adapters.fingerprint() != before
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_said_before_the_update_has_the_updates_precision(dtype: str, fitted):
+    """Under bf16-mixed: log-probabilities outside of the training step and inside of it, without any update between."""
+    words = ("trainer.precision=bf16-mixed", f"model.dtype={dtype}", "module.micro_batch_tokens=1")
+    module, data, trainer = fitted(*words, judge=Spread())
+    before: dict[str, torch.Tensor] = {}
+    gaps: list[float] = []
+    make_rows = module.objective.rows
+
+    def rows(made):
+        samples = made.samples()
+        before.update(zip((s.action.id for s in samples), made.policies.now(samples), strict=True))
+        return make_rows(made)
+
+    def training_step(batch, batch_idx):
+        inside = module.policies.now([row.sample for row in batch])
+        gaps.extend((o - before[row.sample.action.id]).abs().max() for o, row in zip(inside, batch, strict=True))
+
+    module.objective.rows, module.training_step = rows, training_step
+    trainer.fit(module, data)
+    assert len(gaps) >= 12
+    assert max(gaps) == 0
+
+
+def test_under_autocast_the_engine_says_what_the_update_sees(fitted):
+    module, data, trainer = fitted("trainer.precision=bf16-mixed", judge=Spread())
+    seen: list[float] = []
+    log = module.log_dict
+    module.log_dict = lambda numbers, **how: (
+        seen.extend(value for key, value in numbers.items() if key.endswith("/engine_mismatch")) or log(numbers, **how)
+    )
+    trainer.fit(module, data)
+    assert len(seen) == 3
+    assert max(seen) < 1e-4
+
+
 def test_verdict_of_a_truncated_action_is_not_trained():
     from tests.conftest import make_action, make_sample
 

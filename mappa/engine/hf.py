@@ -129,9 +129,10 @@ class HFEngine(BaseEngine):
     def _generate(self, batch: Sequence[_Request]) -> list[Completion]:
         from mappa.engine.hf_sampling import sample
 
-        with self._adapters.acting(batch[0].agent), self._adapters.evaluating():
+        adapters = self._adapters
+        with adapters.precision(), adapters.acting(batch[0].agent), adapters.evaluating():
             tokens_BT, logprobs_BT = sample(
-                self._adapters.model,
+                adapters.model,
                 [request.prompt_ids for request in batch],
                 [request.sampling for request in batch],
                 self._chat.eos_id,

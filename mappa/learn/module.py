@@ -85,6 +85,7 @@ class TeamModule(LightningModule):
             return
         self.chat = self.model.chat()
         self.adapters = self._lora(self.model.load(), self.agents)
+        self.adapters.precision = lambda: self.trainer.precision_plugin.forward_context()
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off

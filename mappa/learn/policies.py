@@ -122,4 +122,5 @@ class TeamPolicies:
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies at the batch's loss positions; see `Policy.forward`."""
         device = next(self.adapters.model.parameters()).device
-        return self._policy(batch.input_ids_BT.to(device), batch.loss_mask_BT.to(device))
+        with self.adapters.precision():
+            return self._policy(batch.input_ids_BT.to(device), batch.loss_mask_BT.to(device))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,6 +63,8 @@ class Adapters:
                 else:
                     self.model.add_adapter(agent, config)
         self.select(self.agents[0])
+        self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Makes the context of every forward pass, of the engine's too where it shares these weights."""
         self._created = {
             name: parameter.detach().cpu().clone()
             for name, parameter in self.model.named_parameters()
