@@ -135,7 +135,7 @@ class HFEngine(BaseEngine):
                 adapters.model,
                 [request.prompt_ids for request in batch],
                 [request.sampling for request in batch],
-                self._chat.eos_id,
+                self._chat.stop_ids,
                 self._chat.pad_id,
             )
         return [
@@ -145,7 +145,7 @@ class HFEngine(BaseEngine):
 
     def _completion(self, row: list[int], logprobs: list[float], max_tokens: int) -> Completion:
         row = row[:max_tokens]
-        stopped = self._chat.eos_id in row
-        length = row.index(self._chat.eos_id) + 1 if stopped else len(row)
-        reason = StopReason.STOP if stopped else StopReason.LENGTH
+        ends = [index for index, token in enumerate(row) if token in self._chat.stop_ids]
+        length = ends[0] + 1 if ends else len(row)
+        reason = StopReason.STOP if ends else StopReason.LENGTH
         return Completion(tuple(row[:length]), tuple(logprobs[:length]), reason, self._version)

@@ -119,7 +119,7 @@ class OpenAIEngine(BaseEngine):
                 top_p=sampling.top_p,
                 seed=sampling.seed,
                 logprobs=1,
-                extra_body={"return_token_ids": True, "stop_token_ids": [self._chat.eos_id]},
+                extra_body={"return_token_ids": True, "stop_token_ids": list(self._chat.stop_ids)},
             )
         except openai.APIStatusError as error:
             raise EngineError(f"{self._base_url} refuses model '{model}': {_one_line(error)}") from error

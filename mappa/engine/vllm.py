@@ -174,7 +174,7 @@ class VLLMEngine(BaseEngine):
             top_p=sampling.top_p,
             seed=sampling.seed,
             logprobs=0,
-            stop_token_ids=[self._chat.eos_id],
+            stop_token_ids=list(self._chat.stop_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -18,9 +18,20 @@ _MARK = "\u2402mappa\u2403"
 class Chat:
     """A tokenizer with its chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any] | None = None) -> None:
-        """`template`: extra keyword arguments of the chat template, e.g. `enable_thinking: false`."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Mapping[str, Any] | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        """
+        Args:
+            template: extra keyword arguments of the chat template, e.g. `enable_thinking: false`.
+            stop_ids: tokens with which the model ends a turn, beside the tokenizer's own.
+        """
         self.tokenizer = tokenizer
+        self.stop_ids = tuple(dict.fromkeys((self.eos_id, *stop_ids)))
+        """Tokens that end a completion, the tokenizer's own first."""
         self._template = dict(template or {})
         self._special = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
 
