@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def base_hash() -> str:
     return hashlib.sha256((ASSETS / "tiny" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path):
+def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     before = base_hash()
     cfg = mini()
     folder = train(cfg)
@@ -101,7 +102,15 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     from mappa.evaluate import evaluate
 
     graded = evaluate([f"run={folder}", "samples=2", "limit=3"])
-    result = json.loads((graded / "summary.json").read_text())["validation"][0]
+    found = json.loads((graded / "summary.json").read_text())
+    assert (found["graded"], found["accuracy_before"]) == (f"{folder}/checkpoints/epoch=2", None)
+    assert found["accuracy_after"]["n"] == 3
+    assert [path.name for path in graded.glob("*.jsonl")] == ["arithmetic-epoch=0002.jsonl"]
+    assert re.search(r"^ +2 +\d\.\d+", capsys.readouterr().out, re.MULTILINE), "the table's epoch"
+    untrained = evaluate([f"run={folder}", "adapters=none", "limit=2"])
+    bare = json.loads((untrained / "summary.json").read_text())
+    assert (bare["graded"], bare["accuracy_after"], bare["accuracy_before"]["n"]) == ("the untrained base", None, 2)
+    result = found["validation"][0]
     assert set(result["measures"]) == {"avg@2", "pass@2", "maj@2"}
     assert result["measures"]["avg@2"]["n"] == 3
     with pytest.raises(ConfigError, match="graded by the task, without a judge"):
