@@ -41,9 +41,19 @@ class HFEngine(BaseEngine):
 
     shares_weights = True
 
-    def __init__(self, max_batch: PositiveInt = 64, context_length: PositiveInt | None = None) -> None:
-        """`max_batch`: sequences generated together. `context_length`: tokens; default: the model's own."""
-        self._max_batch = max_batch
+    def __init__(
+        self,
+        max_batch: PositiveInt = 64,
+        max_batch_tokens: PositiveInt = 65536,
+        context_length: PositiveInt | None = None,
+    ) -> None:
+        """
+        Args:
+            max_batch: sequences generated together.
+            max_batch_tokens: of their prompts, padding included; a longer prompt is alone.
+            context_length: tokens; default: the model's own.
+        """
+        self._max_batch, self._max_tokens = max_batch, max_batch_tokens
         self._requested_length = context_length
         self._lanes = 0
         self._pending: list[_Request] = []
@@ -118,8 +128,9 @@ class HFEngine(BaseEngine):
         for agent in sorted(by_agent):
             batch: list[_Request] = []
             for request in sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids)):
-                full = len(batch) == self._max_batch
-                if full or (batch and len(request.prompt_ids) > STRETCH * len(batch[0].prompt_ids)):
+                width = len(request.prompt_ids)
+                full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
+                if batch and (full or width > STRETCH * len(batch[0].prompt_ids)):
                     batches.append(batch)
                     batch = []
                 batch.append(request)

@@ -114,6 +114,9 @@ class VLLMEngine(BaseEngine):
         Raises:
             EngineError: vLLM does not start, has died, or refuses an adapter.
         """
+        import torch
+
+        torch.cuda.empty_cache()  # what the update has left is the trainer's no longer
         await self._ready()
 
     async def sleep(self) -> None:
