@@ -13,12 +13,14 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from mappa.checkpoint import saved
+
 if TYPE_CHECKING:
     from pydantic import PositiveInt
 
 
 class AdapterCheckpoint(Checkpoint):
-    """`<folder>/epoch=N/` after N epochs: `adapters/<agent>/` and `trainer.ckpt` (optimizers, loops, counters, RNG).
+    """`<folder>/epoch=N/` after N epochs, 0 too: `adapters/<agent>/` and `trainer.ckpt` (optimizers, counters, RNG).
 
     Lightning calls callbacks of this base class last, so all others' state is of the same moment.
     """
@@ -29,14 +31,19 @@ class AdapterCheckpoint(Checkpoint):
         self._every = every_n_epochs
         self._keep = keep
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of a new run, so that its first epoch can be gone on with, too."""
+        if trainer.ckpt_path is None:
+            self._save(trainer, pl_module, self._folder / "epoch=0")
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.datamodule.epoch
         if done % self._every == 0 or done == trainer.max_epochs or trainer.should_stop:
             self._save(trainer, pl_module, self._folder / f"epoch={done}")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, target: Path) -> None:
-        """Write to a temporary neighbour and rename it: a checkpoint that has its name is complete."""
-        partial = target.with_name(f"partial-{target.name}")
+        """Write to a temporary neighbour and rename it: what has its name is complete, and at no time is there none."""
+        replaced, partial = (target.with_name(f"{word}-{target.name}") for word in ("replaced", "partial"))
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -46,14 +53,16 @@ class AdapterCheckpoint(Checkpoint):
             for path in [p for p in partial.rglob("*") if p.is_file()]:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-            shutil.rmtree(target, ignore_errors=True)
+            if target.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+                target.rename(replaced)
             partial.rename(target)
+            shutil.rmtree(replaced, ignore_errors=True)
             self._prune()
         trainer.strategy.barrier("checkpoint")
 
     def _prune(self) -> None:
-        saved = sorted(self._folder.glob("epoch=*"), key=lambda path: int(path.name.partition("=")[2]))
-        for old in saved[: -self._keep]:
+        for old in saved(self._folder)[: -self._keep]:
             shutil.rmtree(old)
 
     def state_dict(self) -> dict[str, Any]:

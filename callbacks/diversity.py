@@ -37,7 +37,7 @@ class DiversityCallback(Callback, Listener):
             self._episodes[purpose].append(episode)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, 0)
+        self._measure(trainer, pl_module, trainer.datamodule.epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.datamodule.epoch + 1)

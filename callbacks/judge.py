@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
+from mappa.epoch import save_and_stop
 from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
@@ -163,7 +164,5 @@ class JudgeCallback(Callback, Listener):
             line = unjudged_line(*self._data.everyone())
             reasons.append(f"{line} (max_unjudged={self._max_unjudged:g})")
         if reasons:
-            trainer.should_stop = True
-            for checkpoint in trainer.checkpoint_callbacks:
-                checkpoint.on_train_epoch_end(trainer, pl_module)
+            save_and_stop(trainer, pl_module)
             raise JudgeError(f"{reasons[0]}; no update was made: mend it and resume this run")

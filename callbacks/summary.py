@@ -29,9 +29,11 @@ _PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
 class SummaryCallback(Callback):
     """Placed after validation in the list of callbacks, before the checkpoint."""
 
-    def __init__(self, path: str, experiment: str) -> None:
+    def __init__(self, path: str, experiment: str, graded: str | None = None) -> None:
+        """`graded`: which weights, where none are trained."""
         self._path = Path(path)
         self._experiment = experiment
+        self._graded = {"graded": graded} if graded is not None else {}
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._rewards: dict[int, dict[str, float]] = {}
@@ -81,6 +83,7 @@ class SummaryCallback(Callback):
         epochs = sorted(self._rewards)
         return {
             "experiment": self._experiment,
+            **self._graded,
             "epochs": len(epochs),
             "seconds": round(self._seconds_before + time.monotonic() - self._started, 1),
             "accuracy_before": _single(first),

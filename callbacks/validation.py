@@ -80,14 +80,19 @@ class ValidationCallback(Callback):
         self.results: list[Result] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._before and not self.results:
-            self.validate(trainer, 0)
+        done = trainer.datamodule.epoch
+        if self._due(trainer, done) and all(result.epoch != done for result in self.results):
+            self.validate(trainer, done)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.datamodule.epoch + 1  # the data module advances its counter after this hook
-        last = done == trainer.max_epochs or trainer.should_stop
-        if last or (self._every > 0 and done % self._every == 0):
+        if self._due(trainer, done):
             self.validate(trainer, done)
+
+    def _due(self, trainer: Trainer, done: int) -> bool:
+        if done == 0:
+            return self._before
+        return done == trainer.max_epochs or trainer.should_stop or (self._every > 0 and done % self._every == 0)
 
     def validate(self, trainer: Trainer, epoch: int) -> list[Result]:
         """Play every validation set once; collective."""

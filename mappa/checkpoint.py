@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mappa.errors import CheckpointError
+
+
+def saved(folder: Path) -> list[Path]:
+    """Complete checkpoints, the newest last; one that was about to be replaced when the run was killed is one, too."""
+    found = [*folder.glob("replaced-epoch=*"), *folder.glob("epoch=*")]
+    return sorted(found, key=epoch_of)
+
+
+def epoch_of(checkpoint: Path) -> int:
+    """Epochs trained before it was saved."""
+    return int(checkpoint.name.rpartition("=")[2])
 
 
 def last_checkpoint(run: str | Path) -> Path:
@@ -18,24 +30,54 @@ def last_checkpoint(run: str | Path) -> Path:
     run = Path(run)
     if not (run / ".hydra" / "config.yaml").is_file():
         raise CheckpointError(f"{run} is not a run folder (no .hydra/config.yaml in it); give outputs/NAME/TIME")
-    found = sorted((run / "checkpoints").glob("epoch=*"), key=lambda path: int(path.name.partition("=")[2]))
+    found = saved(run / "checkpoints")
     if not found:
         raise CheckpointError(f"{run} has no checkpoint yet; start the run anew without resume=")
     return found[-1]
 
 
-def check_adapters(folder: Path, agents: Sequence[str], rank: int) -> None:
+def check_epochs(checkpoint: Path, max_epochs: int) -> None:
+    """
+    Raises:
+        CheckpointError: more epochs were trained than the run is to have.
+    """
+    done = epoch_of(checkpoint)
+    if done > max_epochs:
+        raise CheckpointError(
+            f"{checkpoint} has {done} epochs behind it, but trainer.max_epochs={max_epochs}; set at least {done}"
+        )
+
+
+def check_adapters(folder: Path, agents: Sequence[str], lora: Mapping[str, Any], base: str) -> None:
     """Check from the config files alone, so that a mismatch is found before any model is loaded.
 
+    Args:
+        lora: `rank`, `alpha` and `targets`; targets that are a word (`all-linear`) are known only with the model.
+        base: path of the model that they are put on.
+
     Raises:
-        CheckpointError: an adapter is missing, or its rank differs from `rank`.
+        CheckpointError: an adapter is missing, or it is not of this shape, or of another base.
     """
     for agent in agents:
         path = folder / agent / "adapter_config.json"
         if not path.is_file():
             raise CheckpointError(f"{folder} has no adapter for agent '{agent}'; is it a checkpoint of this team?")
-        saved = json.loads(path.read_text())["r"]
-        if saved != rank:
+        saved = json.loads(path.read_text())
+        for name, key in (("rank", "r"), ("alpha", "lora_alpha")):
+            if saved[key] != lora[name]:
+                raise CheckpointError(
+                    f"adapter '{agent}' in {folder} has {name} {saved[key]}, but lora.{name}={lora[name]}; "
+                    f"set lora.{name}={saved[key]}"
+                )
+        targets = saved["target_modules"]
+        if not isinstance(lora["targets"], str) and set(lora["targets"]) != set(targets):
             raise CheckpointError(
-                f"adapter '{agent}' in {folder} has rank {saved}, but lora.rank={rank}; set lora.rank={saved}"
+                f"adapter '{agent}' in {folder} has targets {','.join(sorted(targets))}, but "
+                f"lora.targets={','.join(sorted(lora['targets']))}; set lora.targets=[{','.join(sorted(targets))}]"
+            )
+        trained_on = saved["base_model_name_or_path"]
+        if trained_on and Path(trained_on).name != Path(base).name:
+            raise CheckpointError(
+                f"adapter '{agent}' in {folder} was trained on {trained_on}, but model.path={base}; "
+                f"set model.path={trained_on}"
             )

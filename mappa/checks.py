@@ -42,6 +42,11 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
     """
     if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 0:
         raise ConfigError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be at least 0 (0: validation alone)")
+    if str(cfg.trainer.precision) in ("16-mixed", "16"):
+        raise ConfigError(
+            f"trainer.precision={cfg.trainer.precision} scales gradients, so that each agent's norm would be clipped "
+            "scaled; use bf16-mixed or 32-true"
+        )
     limits = [limit for limit in (parts.model.context_length(), cfg.engine.get("context_length")) if limit]
     if limits:
         check_budget(parts.team, min(limits))

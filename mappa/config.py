@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -36,7 +37,7 @@ PARTS = {
 }
 _PASSED_BY_CODE = {
     "mappa.policy.lora.Adapters": {"base", "agents"},
-    "mappa.learn.data.RolloutDataModule": {"task_set", "team", "engine", "pool"},
+    "mappa.learn.data.RolloutDataModule": {"task_set", "team", "engine", "pool", "made_with"},
     "mappa.learn.module.TeamModule": {"model", "lora", "agents", "objective"},
     "lightning.pytorch.Trainer": {"callbacks", "logger"},
 }
@@ -264,6 +265,12 @@ class _Checks:
 
 
 # ---------------------------------------------------------------------- parts
+def digest(cfg: DictConfig, *parts: str) -> str:
+    """Hash of parts of the configuration: the same if and only if all their values are."""
+    values = [OmegaConf.to_container(cfg[part], resolve=True) for part in parts]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def make(node: Any, *args: Any, **kwargs: Any) -> Any:
     """`hydra.utils.instantiate`, but what a part says of its arguments comes out as one line.
 

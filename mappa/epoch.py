@@ -1,4 +1,4 @@
-"""What an epoch has left to learn from: its episodes and verdicts, and whom to ask about them."""
+"""What an epoch has left to learn from: its episodes and verdicts, whom to ask about them, and how it is given up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mappa.types import Action, Episode, Sample, Verdict
 
 if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
     from torch import Tensor
 
     from mappa.task.base import TaskSet
@@ -32,6 +33,13 @@ class Policies(Protocol):
         Raises:
             EngineError: they do not.
         """
+
+
+def save_and_stop(trainer: Trainer, module: LightningModule) -> None:
+    """Before an error that ends a run: a checkpoint from before this epoch, so that nothing is lost. Collective."""
+    trainer.should_stop = True
+    for checkpoint in trainer.checkpoint_callbacks:
+        checkpoint.on_train_epoch_end(trainer, module)
 
 
 @dataclass(frozen=True)

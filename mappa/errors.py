@@ -23,6 +23,10 @@ class JudgeError(MappaError):
     """The judge cannot be used at all (wrong key, unknown model). One failed call is a `Verdict` without a score."""
 
 
+class RolloutError(MappaError):
+    """Too many of an epoch's episodes failed for it to be learned from."""
+
+
 class SelectionError(MappaError):
     """Epoch after epoch nothing was kept to learn from."""
 

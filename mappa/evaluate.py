@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.checkpoint import check_adapters, last_checkpoint
+from mappa.checkpoint import check_adapters, epoch_of, last_checkpoint
 from mappa.command import help_text, options, run_guarded, split, wants_help
 from mappa.config import CONF, compose, make, register_resolvers
 from mappa.errors import ConfigError
@@ -39,26 +39,28 @@ def evaluate(argv: list[str]) -> Path:
     OmegaConf.update(cfg, "data.folder", None)
     OmegaConf.update(cfg, "paths.run", str(run))
     validation = dict(cfg.callbacks.validation)
-    validation |= {"folder": str(folder), "samples": int(words["samples"]), "before": True}
+    validation |= {"folder": str(folder), "samples": int(words["samples"])}
+    validation |= {"before": True, "every_n_epochs": 1}  # whichever checkpoint it is
     validation["limit"] = None if words["limit"] == "null" else int(words["limit"])
     callbacks = {"validation": validation, "diversity": cfg.callbacks.get("diversity")}
     OmegaConf.update(cfg, "callbacks", {k: v for k, v in callbacks.items() if v is not None}, merge=False)
     parts = cheap_parts(cfg, training=False)
     if words["adapters"] != "none":
-        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
+        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora, cfg.model.path)
 
     prepare(cfg)
     from callbacks.progress import ProgressCallback
     from callbacks.summary import SummaryCallback
 
     data, module = build(cfg, parts)
+    graded = "the untrained base"
     try:
         if words["adapters"] != "none":
-            module.adapters_from = checkpoint / "adapters"
+            module.adapters_from, data.epoch, graded = checkpoint / "adapters", epoch_of(checkpoint), str(checkpoint)
         callbacks = [
             *(make(callback) for callback in cfg.callbacks.values()),
             ProgressCallback(),
-            SummaryCallback(str(folder / "summary.json"), cfg.name),
+            SummaryCallback(str(folder / "summary.json"), cfg.name, graded),
         ]
         settings = OmegaConf.merge(cfg.trainer, {"limit_train_batches": 0, "enable_checkpointing": False})
         trainer = make(settings, callbacks=callbacks, logger=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -34,8 +35,18 @@ def gather(value: T) -> list[T]:
     if size == 1:
         return [value]
     values: list[Any] = [None] * size
-    _distributed().all_gather_object(values, value)
+    _distributed().all_gather_object(values, value, group=_on_hosts())
     return values
+
+
+@functools.cache
+def _on_hosts() -> Any:
+    """The group in which objects travel, None = that of the tensors: gloo, which ends at once when a rank does.
+
+    NCCL would wait until the timeout of its collectives.
+    """
+    dist = _distributed()
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 def added(numbers: Mapping[str, float], over: Callable[[Any], list[Any]] = gather) -> Counter[str]:

@@ -11,6 +11,9 @@ _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _FENCE = re.compile(r"```(?:python|py)[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
+REASONING = "<think>"
+"""Opens the reasoning; the closing tag ends it, whether or not it was opened."""
+
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     r"""Replace every `{{name}}` in one pass; replaced text is not scanned again, single braces (`\boxed{}`) are text.
@@ -28,9 +31,14 @@ def check_placeholders(template: str, known: Collection[str], where: str) -> Non
         raise ConfigError(f"{where}: unknown placeholder {{{{{unknown[0]}}}}}; available: {', '.join(sorted(known))}")
 
 
-def strip_reasoning(text: str, close: str = "</think>") -> str:
-    """Drop everything up to the last closing tag: templates may open the tag in the prompt, so no opening is needed."""
-    return text.rpartition(close)[2].strip()
+def strip_reasoning(text: str) -> str:
+    """Drop everything up to the last closing tag, and from an opening one after it: that reasoning never ended."""
+    return text.rpartition("</think>")[2].partition(REASONING)[0].strip()
+
+
+def in_reasoning(text: str) -> bool:
+    """Whether the text ends inside its reasoning."""
+    return REASONING in text.rpartition("</think>")[2]
 
 
 def code_blocks(text: str) -> str:

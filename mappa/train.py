@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.checkpoint import check_adapters, last_checkpoint
+from mappa.checkpoint import check_adapters, check_epochs, last_checkpoint
 from mappa.checks import Parts, check_learning, check_pairs
 from mappa.command import (
     HYDRA_FLAGS,
@@ -37,7 +37,7 @@ from mappa.command import (
     run_guarded,
     wants_help,
 )
-from mappa.config import CONF, check, check_imported, make, register_resolvers
+from mappa.config import CONF, check, check_imported, digest, make, register_resolvers
 from mappa.play.rollout import adapters_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,13 @@ def build(cfg: DictConfig, parts: Parts) -> tuple[RolloutDataModule, TeamModule]
         MappaError: one line that says what is wrong.
     """
     check_imported(cfg)
-    data = make(cfg.data)(task_set=parts.task_set, team=parts.team, engine=make(cfg.engine), pool=parts.pool)
+    data = make(cfg.data)(
+        task_set=parts.task_set,
+        team=parts.team,
+        engine=make(cfg.engine),
+        pool=parts.pool,
+        made_with=digest(cfg, "task", "team", "model"),
+    )
     module = make(cfg.module)(
         model=parts.model, lora=make(cfg.lora), agents=adapters_of(parts.team), objective=make(cfg.objective)
     )
@@ -105,7 +111,8 @@ def train(cfg: DictConfig) -> Path:
     checkpoint = last_checkpoint(cfg.resume) if cfg.resume else None
     parts = cheap_parts(cfg)
     if checkpoint is not None:
-        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora.rank)
+        check_epochs(checkpoint, cfg.trainer.max_epochs)
+        check_adapters(checkpoint / "adapters", adapters_of(parts.team), cfg.lora, cfg.model.path)
 
     prepare(cfg)
     from mappa.ranks import peers

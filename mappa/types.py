@@ -94,7 +94,7 @@ class Action:
     """Engine log-probabilities of `completion_ids` under the sampling temperature, natural log."""
     stop_reason: StopReason
     text: str
-    """Decoded completion, special tokens removed."""
+    """Decoded completion, special tokens removed; begins with `<think>` where the prompt has opened the reasoning."""
     version: int
     """Adapter version (number of updates) that sampled it."""
     tool: ToolRun | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -35,6 +36,7 @@ class Channels:
         """`address`: socket path without the channel's number."""
         self._context, self._address, self._max_bytes = context, address, message_mib * MIB
         self.session = Session(key=key)
+        self._monitors: dict[zmq.asyncio.Socket, zmq.asyncio.Socket] = {}
         self.shell = self._open(zmq.DEALER, 1)
         self.iopub = self._open(zmq.SUB, 2)
 
@@ -45,23 +47,36 @@ class Channels:
         socket.setsockopt(zmq.RCVHWM, 200)
         if kind == zmq.SUB:
             socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self._monitors[socket] = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         socket.connect(f"ipc://{self._address}-{channel}")
         return socket
 
+    async def cut_off(self) -> bool:
+        """Whether a connection has ended, as libzmq does for good after a message that is too large."""
+        for monitor in self._monitors.values():
+            with contextlib.suppress(zmq.Again):
+                return bool(await monitor.recv_multipart(zmq.NOBLOCK))
+        return False
+
     def reopen_shell(self) -> None:
         """libzmq closes a connection for good after a message that is too large: make a new one."""
-        self.shell.close()
+        self._shut(self.shell)
         self.shell = self._open(zmq.DEALER, 1)
 
     def reopen_iopub(self) -> None:
         """As `reopen_shell`."""
-        self.iopub.close()
+        self._shut(self.iopub)
         self.iopub = self._open(zmq.SUB, 2)
+
+    def _shut(self, socket: zmq.asyncio.Socket) -> None:
+        socket.disable_monitor()
+        self._monitors.pop(socket).close()
+        socket.close()
 
     def close(self) -> None:
         """Both sockets."""
-        self.shell.close()
-        self.iopub.close()
+        self._shut(self.shell)
+        self._shut(self.iopub)
 
     def send(self, kind: str, content: dict[str, Any]) -> str:
         """Send a request on shell; returns its id."""

@@ -48,6 +48,10 @@ class Execution:
         self.dropped = False
         """A message was too large to be taken."""
         self._replied = self._idle = False
+        self._lost = False
+        """One channel has lost its closing message."""
+        self._question = ""
+        """Id of what was asked because one of the two closing messages was late: is it lost?"""
         self._bytes = self._messages = 0
         self._id = ""
 
@@ -57,16 +61,22 @@ class Execution:
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False, "stop_on_error": True}
         self._id = self._kernel.channels.send("execute_request", {**content, "user_expressions": {}})
         phase, deadline = _Phase.RUNNING, time.monotonic() + self._seconds
-        while not (self._replied and self._idle):
-            if self._replied or self._idle:
-                deadline = min(deadline, time.monotonic() + _CLOSING_SECONDS)
-            left = deadline - time.monotonic()
+        asking: float | None = None
+        while not self._lost and not (self._replied and self._idle):
+            if asking is None and (self._replied or self._idle):
+                asking = time.monotonic() + _CLOSING_SECONDS
+                if self._replied:  # the code is over: what is left is the kernel's own time
+                    deadline = time.monotonic() + max(self._seconds, _CLOSING_SECONDS)
+            asks = asking is not None and not self._question
+            left = (min(asking, deadline) if asks else deadline) - time.monotonic()
             if left > 0:
                 if not await self._receive(left):
                     return
-            elif self._replied or self._idle:  # finished, but one channel lost its closing message
-                self._reopen()
-                return
+            elif asks:
+                self._lost = await self._kernel.channels.cut_off()
+                self._question = self._kernel.channels.send("kernel_info_request", {})
+            elif self._replied:
+                self._lost = True
             elif phase is _Phase.RUNNING:
                 phase, self.interrupted = _Phase.INTERRUPTED, True
                 deadline = time.monotonic() + self._limits.interrupt_seconds
@@ -75,6 +85,8 @@ class Execution:
                 text = f"the code ran longer than {self._seconds:g} s and did not stop when interrupted"
                 await self._kernel.kill(KillReason(ExecutionStatus.KILLED_TIMEOUT, text))
                 return
+        if self._lost:
+            self._reopen()
 
     async def _receive(self, seconds: float) -> bool:
         """Take what has come within `seconds`; False once the kernel is dead and its output read."""
@@ -89,6 +101,7 @@ class Execution:
             message = channels.parse(await channels.shell.recv_multipart(zmq.NOBLOCK))
             if message and self._is_mine(message) and message["msg_type"] == "execute_reply":
                 self._take_reply(message["content"])
+            self._lost |= bool(message) and self._is_answer(message) and not self._replied
         return pidfd not in ready or (channels.iopub in ready and self._kernel.kill_reason is None)
 
     async def _read_iopub(self) -> None:
@@ -107,6 +120,11 @@ class Execution:
             message = channels.parse(frames)
             if message and self._is_mine(message):
                 self._take_output(message["msg_type"], message["content"])
+            self._lost |= bool(message) and self._is_answer(message) and not self._idle
+
+    def _is_answer(self, message: dict[str, Any]) -> bool:
+        """Messages of a channel come in order: after the answer to a later question none of this code's can follow."""
+        return bool(self._question) and message["parent_header"].get("msg_id") == self._question
 
     def _is_mine(self, message: dict[str, Any]) -> bool:
         return message["parent_header"].get("msg_id") == self._id

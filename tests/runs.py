@@ -35,7 +35,7 @@ CONTEXT.set_forkserver_preload(
 
 
 class Kill(Callback, Listener):
-    """SIGKILL this very process at a chosen moment of the second epoch."""
+    """SIGKILL this very process at a chosen moment of the second epoch; `first`: in the first one's rollout."""
 
     def __init__(self, moment: str) -> None:
         self._moment = moment
@@ -44,12 +44,13 @@ class Kill(Callback, Listener):
         self._count = 0
 
     def _die(self, moment: str, when: bool = True) -> None:
-        if moment == self._moment and when and self._epoch == 1:
+        if moment == self._moment and when and self._epoch == (moment != "first"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def on_action(self, purpose, task, actions) -> None:
         self._count += purpose == "train"
         self._die("rollout", self._count == 3)
+        self._die("first", self._count == 3)
 
     def on_train_epoch_start(self, trainer, module) -> None:
         self._die("judging")

@@ -107,6 +107,7 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("train +experiment=quickstart +trainer.max_epoch=1", "unknown key 'trainer.max_epoch'; lightning.pytorch."),
         ("train +experiment=quickstart data.temperature=0", "data.temperature=0 must be greater than 0"),
         ("train +experiment=quickstart data.seed=${nope}", "data.seed: Interpolation key 'nope' not found"),
+        ("train +experiment=quickstart trainer.precision=16-mixed", "trainer.precision=16-mixed scales gradients, so"),
         ("train +experiment=quickstart trainer.max_epochs=-1", "trainer.max_epochs=-1 must be at least 0"),
         ("train +experiment=quickstart_debate objective.passes=3", "objective.passes=3 must divide data.updates_per"),
         ("train +experiment=quickstart_debate objective.start=anew", "objective.start=anew must be 'on', 'fresh' or"),

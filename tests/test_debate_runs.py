@@ -135,6 +135,7 @@ class Teacher:
 
         class Fixed(BaseEngine):
             context_length = 256
+            takes_weights = False
 
             def attach(self, adapters, chat, model_path):
                 self._chat = chat

@@ -20,7 +20,7 @@ MINI = [
     "trainer.max_epochs=1",
     "data.tasks_per_epoch=5",
     "data.samples_per_task=1",
-    "data.updates_per_epoch=1",
+    "data.updates_per_epoch=4",
     "module.clip_norm=1.0e9",
     "callbacks.validation.limit=6",
     "sandbox.preload=[]",
@@ -88,6 +88,19 @@ def test_two_ranks_are_one_process_on_the_union(trainer: list[str], micro_batche
         assert mine[f"{agent}/loss_tokens"] == reference[f"{agent}/loss_tokens"]
     assert episode_ids(tmp_path) == episode_ids(single)
     assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_under_bf16_mixed_two_ranks_do_what_one_does_up_to_its_rounding(dtype: str, tmp_path: Path):
+    words = [*MINI, f"model.dtype={dtype}", "trainer.precision=bf16-mixed"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(words, one, parts=parts(one)) == 0
+    ddp = [*MINI, *DDP, "trainer.devices=2", *words[len(MINI) :]]
+    assert run_ranks(ddp, two, 2, parts=parts(two)) == [0, 0]
+    ours, theirs = gradients(two), gradients(one)
+    for agent, gradient in theirs.items():
+        assert torch.nn.functional.cosine_similarity(ours[agent], gradient, dim=0) > 0.99, agent
 
 
 def episode_ids(folder: Path) -> list[str]:

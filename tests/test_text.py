@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mappa.errors import ConfigError
-from mappa.text import check_placeholders, code_blocks, fill, head_tail, last_boxed, strip_reasoning
+from mappa.text import check_placeholders, code_blocks, fill, head_tail, in_reasoning, last_boxed, strip_reasoning
 
 
 def test_fill_is_one_pass_and_leaves_braces_alone():
@@ -20,6 +20,15 @@ def test_an_unknown_placeholder_names_what_there_is():
 )
 def test_reasoning_is_stripped_with_only_the_closing_tag(text: str):
     assert strip_reasoning(text) == "answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("<think>so 3", ""), ("first <think> then", "first"), ("<think>a</think> b <think>c", "b"), ("a < b", "a < b")],
+)
+def test_reasoning_that_never_closed_is_stripped_too(text: str, left: str):
+    assert strip_reasoning(text) == left
+    assert in_reasoning(text) == ("<think>" in text)
 
 
 def test_code_blocks_run_in_order_as_one_cell():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.judge import JudgeCallback
 from mappa.config import ASSETS
-from mappa.errors import ConfigError, EngineError
+from mappa.engine.hf import HFEngine
+from mappa.errors import ConfigError, EngineError, RolloutError, TaskError
 from mappa.judge.base import BaseJudge
+from mappa.learn.canary import check_voices
+from mappa.task.arithmetic import Arithmetic
 from mappa.train import build, cheap_parts, train
-from mappa.types import Verdict
+from mappa.types import BASE, Verdict
 from tests.conftest import REPO, write_hydra_folder
 from tests.runs import Spread
 
@@ -54,7 +58,7 @@ def base_hash() -> str:
     return hashlib.sha256((ASSETS / "tiny" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path):
+def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     before = base_hash()
     cfg = mini()
     folder = train(cfg)
@@ -98,7 +102,15 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     from mappa.evaluate import evaluate
 
     graded = evaluate([f"run={folder}", "samples=2", "limit=3"])
-    result = json.loads((graded / "summary.json").read_text())["validation"][0]
+    found = json.loads((graded / "summary.json").read_text())
+    assert (found["graded"], found["accuracy_before"]) == (f"{folder}/checkpoints/epoch=2", None)
+    assert found["accuracy_after"]["n"] == 3
+    assert [path.name for path in graded.glob("*.jsonl")] == ["arithmetic-epoch=0002.jsonl"]
+    assert re.search(r"^ +2 +\d\.\d+", capsys.readouterr().out, re.MULTILINE), "the table's epoch"
+    untrained = evaluate([f"run={folder}", "adapters=none", "limit=2"])
+    bare = json.loads((untrained / "summary.json").read_text())
+    assert (bare["graded"], bare["accuracy_after"], bare["accuracy_before"]["n"]) == ("the untrained base", None, 2)
+    result = found["validation"][0]
     assert set(result["measures"]) == {"avg@2", "pass@2", "maj@2"}
     assert result["measures"]["avg@2"]["n"] == 3
     with pytest.raises(ConfigError, match="graded by the task, without a judge"):
@@ -196,12 +208,40 @@ def test_other_credit_schemes_train(credit: str, fitted):
 
 
 def test_an_over_long_prompt_is_an_error_of_that_episode(fitted):
-    module, data, trainer = fitted("team.agents.verifier.max_tokens=970")
+    module, data, trainer = fitted("team.agents.verifier.max_tokens=970", "data.max_failed=1")
     trainer.fit(module, data)
     assert len(data.episodes) == 4
     assert all("exceeds the context of 1024 tokens" in episode.error for episode in data.episodes)
     assert all(len(episode.actions) >= 2 for episode in data.episodes)  # what was finished is judged and trained
     assert {row.sample.action.agent for row in data.rows} == {"solver", "executor"}
+
+
+class Broken(Arithmetic):
+    """Its grader has a mistake in it."""
+
+    def grade(self, task, answer, workspace):
+        return {}["score"]
+
+
+def test_a_graders_own_error_is_one_line(mini: Callable[..., DictConfig]):
+    cfg = mini("callbacks.validation.before=false")
+    cfg.task._target_ = "tests.test_train.Broken"
+    with pytest.raises(TaskError, match=r"^Broken cannot grade task \S+: KeyError: 'score'$"):
+        train(cfg)
+
+
+def test_a_run_in_which_every_episode_fails_stops_and_is_resumed(mini: Callable[..., DictConfig], tmp_path: Path):
+    """The verifier's budget leaves no room for its prompt: no epoch is consumed, nothing is stored."""
+    more = ["callbacks.validation.before=false", "callbacks.checkpoint.every_n_epochs=2", "trainer.max_epochs=2"]
+    cfg = mini(*more, "team.agents.verifier.max_tokens=970")
+    with pytest.raises(RolloutError, match=r"^4 of 4 episodes of epoch 0 failed, .*the first: prompt of"):
+        train(cfg)
+    folder = tmp_path / "run"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch=0"]
+    assert not (folder / "episodes").exists()
+    write_hydra_folder(cfg, folder)
+    train(mini(*more, f"resume={folder}"))
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 2
 
 
 def test_outcome_judge_gives_all_actions_of_an_episode_the_same(fitted):
@@ -235,6 +275,85 @@ def test_an_engine_that_disagrees_is_found_before_the_first_update(fitted):
         trainer.fit(module, data)
     assert module.version == 0
     assert base_hash() == before
+
+
+class Deaf(HFEngine):
+    """Ignores the adapters."""
+
+    async def generate(self, agent, prompt_ids, sampling):
+        return await super().generate(BASE, prompt_ids, sampling)
+
+
+class Swapped(HFEngine):
+    """Takes two agents for one another."""
+
+    async def generate(self, agent, prompt_ids, sampling):
+        other = {"solver": "verifier", "verifier": "solver"}.get(agent, agent)
+        return await super().generate(other, prompt_ids, sampling)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("Deaf", "asked for agent 'solver', the engine speaks as the base, without an adapter"),
+        ("Swapped", "asked for agent 'solver', the engine speaks as agent 'verifier'"),
+    ],
+)
+def test_an_engine_with_the_wrong_adapters_is_found_before_anything_is_played(engine: str, message: str, fitted):
+    """At the start every adapter changes nothing, so what is said would not show it."""
+    module, data, trainer = fitted(f"engine._target_=tests.test_train.{engine}")
+    with pytest.raises(EngineError, match=message):
+        trainer.fit(module, data)
+    fresh, _, _ = fitted()
+    fresh.configure_model()
+    assert data.episodes == []
+    assert module.adapters.fingerprint() == fresh.adapters.fingerprint()
+
+
+def test_the_engine_is_heard_with_trained_adapters_too_and_they_stay_as_they_are(fitted):
+    module, data, trainer = fitted()
+    trainer.fit(module, data)
+    before = module.adapters.fingerprint()
+    check_voices(data.engine, data.loop, module.policies, module.chat, module.version)
+    assert module.adapters.fingerprint() == before
+    with module.adapters.disturbed():
+        assert module.adapters.fingerprint() != before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_said_before_the_update_has_the_updates_precision(dtype: str, fitted):
+    """Under bf16-mixed: log-probabilities outside of the training step and inside of it, without any update between."""
+    words = ("trainer.precision=bf16-mixed", f"model.dtype={dtype}", "module.micro_batch_tokens=1")
+    module, data, trainer = fitted(*words, judge=Spread())
+    before: dict[str, torch.Tensor] = {}
+    gaps: list[float] = []
+    make_rows = module.objective.rows
+
+    def rows(made):
+        samples = made.samples()
+        before.update(zip((s.action.id for s in samples), made.policies.now(samples), strict=True))
+        return make_rows(made)
+
+    def training_step(batch, batch_idx):
+        inside = module.policies.now([row.sample for row in batch])
+        gaps.extend((o - before[row.sample.action.id]).abs().max() for o, row in zip(inside, batch, strict=True))
+
+    module.objective.rows, module.training_step = rows, training_step
+    trainer.fit(module, data)
+    assert len(gaps) >= 12
+    assert max(gaps) == 0
+
+
+def test_under_autocast_the_engine_says_what_the_update_sees(fitted):
+    module, data, trainer = fitted("trainer.precision=bf16-mixed", judge=Spread())
+    seen: list[float] = []
+    log = module.log_dict
+    module.log_dict = lambda numbers, **how: (
+        seen.extend(value for key, value in numbers.items() if key.endswith("/engine_mismatch")) or log(numbers, **how)
+    )
+    trainer.fit(module, data)
+    assert len(seen) == 3
+    assert max(seen) < 1e-4
 
 
 def test_verdict_of_a_truncated_action_is_not_trained():

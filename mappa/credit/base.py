@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ EPS = 1e-4
 
 @dataclass(frozen=True)
 class Credited:
-    """Per-token advantages of the samples, in their order; None where a sample is not valid."""
+    """Per-token advantages of the samples, in their order; None where a sample is not learned from."""
 
     advantages: list[Tensor | None]
     """Each float32 of shape (completion length,)."""
@@ -47,8 +47,15 @@ class Credit(Protocol):
         """
 
 
-def moments(values: Sequence[tuple[Hashable, Tensor]], gather: Gather) -> dict[Hashable, tuple[float, float]]:
-    """Mean and population standard deviation over all tokens of each key, over all ranks, in one exchange.
+class Moments(NamedTuple):
+    mean: float
+    std: float
+    """Of the population."""
+    count: int
+
+
+def moments(values: Sequence[tuple[Hashable, Tensor]], gather: Gather) -> dict[Hashable, Moments]:
+    """Moments over all tokens of each key, over all ranks, in one exchange.
 
     Sums are exactly rounded (`math.fsum`), so the result does not depend on the order of samples or ranks.
     """
@@ -62,12 +69,12 @@ def moments(values: Sequence[tuple[Hashable, Tensor]], gather: Gather) -> dict[H
         count = sum(row[0] for row in rows)
         mean = math.fsum(row[1] for row in rows) / count
         variance = math.fsum(row[2] for row in rows) / count - mean**2
-        result[key] = (mean, math.sqrt(max(variance, 0.0)))
+        result[key] = Moments(mean, math.sqrt(max(variance, 0.0)), count)
     return result
 
 
-def group_rewards(samples: Sequence[Sample], gather: Gather) -> dict[Hashable, tuple[float, float]]:
-    """Mean and population standard deviation of the reward of each (task, agent, turn) group, over all ranks."""
+def group_rewards(samples: Sequence[Sample], gather: Gather) -> dict[Hashable, Moments]:
+    """Moments of the reward of each (task, agent, turn) group, over all ranks."""
     return moments([(group_key(s), torch.tensor([s.reward])) for s in samples if s.valid], gather)
 
 

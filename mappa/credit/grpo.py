@@ -34,7 +34,7 @@ class GRPO:
         groups = group_rewards(samples, gather)
 
         def advantage(sample: Sample) -> Tensor:
-            mean, std = groups[group_key(sample)]
+            mean, std, _ = groups[group_key(sample)]
             return returns((sample.reward - mean) / (std + EPS), len(sample.action.completion_ids), None, 0.0)
 
         return Credited([advantage(sample) if sample.valid else None for sample in samples])

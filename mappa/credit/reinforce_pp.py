@@ -63,7 +63,7 @@ def whiten(keys: Sequence[Hashable], raw: Sequence[Tensor | None], gather: Gathe
     stats = moments([(key, v) for key, v in zip(keys, raw, strict=True) if v is not None], gather)
 
     def scale(key: Hashable, value_T: Tensor) -> Tensor:
-        mean, std = stats[key]
+        mean, std, _ = stats[key]
         return (value_T - mean) / (std + EPS)
 
     return [None if v is None else scale(key, v) for key, v in zip(keys, raw, strict=True)]

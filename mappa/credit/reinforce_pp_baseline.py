@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class ReinforcePPBaseline(ReinforcePP):
     """A' = r - mean of its group (task, agent, turn), whitened like `ReinforcePP`; the KL is a separate k2 loss.
 
-    Departure: a group is the same agent's same turn on the same task, since every action is an episode of its own.
-    An action without any alternative gets A' = 0 before whitening.
+    Departures from the paper:
+      1. a group is the same agent's same turn on the same task, since every action is an episode of its own;
+      2. an action that is alone in its group has no baseline: it enters neither the loss nor the statistics.
     """
 
     def __init__(
@@ -34,8 +35,14 @@ class ReinforcePPBaseline(ReinforcePP):
 
     def advantages(self, samples: Sequence[Sample], kl: Sequence[Tensor | None], gather: Gather) -> Credited:
         groups = group_rewards(samples, gather)
-        raw = [
-            returns(s.reward - groups[group_key(s)][0], len(s.action.completion_ids), None, 0.0) if s.valid else None
-            for s in samples
-        ]
-        return Credited(whiten([self._key(sample) for sample in samples], raw, gather))
+
+        def raw(sample: Sample) -> Tensor | None:
+            if not sample.valid:
+                return None
+            group = groups[group_key(sample)]
+            if group.count == 1:
+                return None
+            return returns(sample.reward - group.mean, len(sample.action.completion_ids), None, 0.0)
+
+        keys = [self._key(sample) for sample in samples]
+        return Credited(whiten(keys, [raw(sample) for sample in samples], gather))

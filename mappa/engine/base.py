@@ -42,6 +42,8 @@ class Engine(Protocol):
 
     shares_weights: bool
     """True when it generates with the trainer's own modules: `sync` copies nothing."""
+    takes_weights: bool
+    """True when `sync` hands it the adapters' weights, so that it must speak with them."""
     context_length: int
     """Most tokens of prompt + completion."""
 
@@ -80,6 +82,7 @@ class BaseEngine:
     """Defaults for engines that need no barrier between requesters."""
 
     shares_weights = False
+    takes_weights = True
 
     def playing(self, purpose: str, epoch: int) -> Engine:
         """Itself by default."""

@@ -41,9 +41,19 @@ class HFEngine(BaseEngine):
 
     shares_weights = True
 
-    def __init__(self, max_batch: PositiveInt = 64, context_length: PositiveInt | None = None) -> None:
-        """`max_batch`: sequences generated together. `context_length`: tokens; default: the model's own."""
-        self._max_batch = max_batch
+    def __init__(
+        self,
+        max_batch: PositiveInt = 64,
+        max_batch_tokens: PositiveInt = 65536,
+        context_length: PositiveInt | None = None,
+    ) -> None:
+        """
+        Args:
+            max_batch: sequences generated together.
+            max_batch_tokens: of their prompts, padding included; a longer prompt is alone.
+            context_length: tokens; default: the model's own.
+        """
+        self._max_batch, self._max_tokens = max_batch, max_batch_tokens
         self._requested_length = context_length
         self._lanes = 0
         self._pending: list[_Request] = []
@@ -118,8 +128,9 @@ class HFEngine(BaseEngine):
         for agent in sorted(by_agent):
             batch: list[_Request] = []
             for request in sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids)):
-                full = len(batch) == self._max_batch
-                if full or (batch and len(request.prompt_ids) > STRETCH * len(batch[0].prompt_ids)):
+                width = len(request.prompt_ids)
+                full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
+                if batch and (full or width > STRETCH * len(batch[0].prompt_ids)):
                     batches.append(batch)
                     batch = []
                 batch.append(request)
@@ -129,12 +140,13 @@ class HFEngine(BaseEngine):
     def _generate(self, batch: Sequence[_Request]) -> list[Completion]:
         from mappa.engine.hf_sampling import sample
 
-        with self._adapters.acting(batch[0].agent), self._adapters.evaluating():
+        adapters = self._adapters
+        with adapters.precision(), adapters.acting(batch[0].agent), adapters.evaluating():
             tokens_BT, logprobs_BT = sample(
-                self._adapters.model,
+                adapters.model,
                 [request.prompt_ids for request in batch],
                 [request.sampling for request in batch],
-                self._chat.eos_id,
+                self._chat.stop_ids,
                 self._chat.pad_id,
             )
         return [
@@ -144,7 +156,7 @@ class HFEngine(BaseEngine):
 
     def _completion(self, row: list[int], logprobs: list[float], max_tokens: int) -> Completion:
         row = row[:max_tokens]
-        stopped = self._chat.eos_id in row
-        length = row.index(self._chat.eos_id) + 1 if stopped else len(row)
-        reason = StopReason.STOP if stopped else StopReason.LENGTH
+        ends = [index for index, token in enumerate(row) if token in self._chat.stop_ids]
+        length = ends[0] + 1 if ends else len(row)
+        reason = StopReason.STOP if ends else StopReason.LENGTH
         return Completion(tuple(row[:length]), tuple(logprobs[:length]), reason, self._version)

@@ -15,7 +15,7 @@ def sample(
     model: torch.nn.Module,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
-    eos_id: int,
+    stop_ids: Sequence[int],
     pad_id: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample one completion per prompt by inverse transform with one uniform number per row and step.
@@ -24,7 +24,7 @@ def sample(
 
     Returns:
         tokens_BT and logprobs_BT (float32, natural log under each row's temperature), on the CPU; ended rows go on
-        with `eos_id`.
+        with the first of `stop_ids`.
     """
     device = next(model.parameters()).device
     width = max(map(len, prompts))
@@ -39,10 +39,11 @@ def sample(
     uniforms = torch.from_numpy(np.stack([np.random.default_rng(s.seed).random(budget) for s in samplings])).to(device)
     temperature = torch.tensor([s.temperature for s in samplings], device=device).unsqueeze(1)
     top_p = torch.tensor([s.top_p for s in samplings], device=device).unsqueeze(1)
-    tokens_BT = torch.full((len(prompts), budget), eos_id, device=device)
+    tokens_BT = torch.full((len(prompts), budget), stop_ids[0], device=device)
     logprobs_BT = torch.zeros((len(prompts), budget), device=device)
     rows = torch.arange(len(prompts), device=device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    stops = torch.tensor(stop_ids, device=device)
     cache = None
     for step in range(budget):
         out = model(
@@ -55,10 +56,10 @@ def sample(
         )
         cache = out.past_key_values
         logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature[rows], dim=-1)
-        token_B = torch.where(alive, _draw(logprobs_BV, uniforms[rows, step], top_p[rows]), eos_id)
+        token_B = torch.where(alive, _draw(logprobs_BV, uniforms[rows, step], top_p[rows]), stop_ids[0])
         tokens_BT[rows, step] = token_B
         logprobs_BT[rows, step] = logprobs_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
-        alive = alive & (token_B != eos_id)
+        alive = alive & ~torch.isin(token_B, stops)
         if not alive.any():
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)

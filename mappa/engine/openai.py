@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class OpenAIEngine(BaseEngine):
     """Serves whatever weights the server has: they cannot be updated from here, so agents that learn are refused."""
 
+    takes_weights = False
+
     def __init__(
         self,
         base_url: str,
@@ -117,7 +119,7 @@ class OpenAIEngine(BaseEngine):
                 top_p=sampling.top_p,
                 seed=sampling.seed,
                 logprobs=1,
-                extra_body={"return_token_ids": True, "stop_token_ids": [self._chat.eos_id]},
+                extra_body={"return_token_ids": True, "stop_token_ids": list(self._chat.stop_ids)},
             )
         except openai.APIStatusError as error:
             raise EngineError(f"{self._base_url} refuses model '{model}': {_one_line(error)}") from error

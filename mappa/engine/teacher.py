@@ -29,6 +29,10 @@ class TeacherEngine:
         return self._student.shares_weights
 
     @property
+    def takes_weights(self) -> bool:
+        return self._student.takes_weights
+
+    @property
     def context_length(self) -> int:
         """The shorter of the two."""
         return min(self._student.context_length, self._teacher.context_length)

@@ -114,9 +114,18 @@ class VLLMEngine(BaseEngine):
         Raises:
             EngineError: vLLM does not start, has died, or refuses an adapter.
         """
+        import torch
+
+        torch.cuda.empty_cache()  # what the update has left is the trainer's no longer
         await self._ready()
 
     async def sleep(self) -> None:
+        """
+        Raises:
+            EngineError: vLLM has died; the rollout that ends here is not whole.
+        """
+        if self._llm is not None:
+            self._check_alive()
         if self._llm is not None and self._can_sleep and not self._asleep:
             await self._llm.sleep(level=self._sleep_level)
             self._asleep = True
@@ -168,7 +177,7 @@ class VLLMEngine(BaseEngine):
             top_p=sampling.top_p,
             seed=sampling.seed,
             logprobs=0,
-            stop_token_ids=[self._chat.eos_id],
+            stop_token_ids=list(self._chat.stop_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -190,15 +199,16 @@ class VLLMEngine(BaseEngine):
         async with self._lock:
             if self._llm is None:
                 await self._start()
-            if self._llm.errored:
-                raise EngineError(
-                    "vllm has died; its own log above says why (often memory: lower gpu_memory_utilization)"
-                )
+            self._check_alive()
             if self._asleep:
                 await self._llm.wake_up()
                 self._asleep = False
             if self._wanted is not None:
                 await self._load()
+
+    def _check_alive(self) -> None:
+        if self._llm.errored:
+            raise EngineError("vllm has died; its own log above says why (often memory: lower gpu_memory_utilization)")
 
     async def _start(self) -> None:
         if self._wanted is None:

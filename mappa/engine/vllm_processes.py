@@ -61,7 +61,8 @@ def environment(on_cpu: bool, gpu: int | None = None) -> Iterator[None]:
 
     New interpreters instead of forks (a trainer has threads and a CUDA context), warnings only, no usage reports, and
     on a CPU no just-in-time compilation of samplers, which costs half a minute and gains nothing. The words of the
-    trainer's own launcher (torchrun's ranks and addresses) are not for them.
+    trainer's own launcher (torchrun's ranks and addresses) are not for them, nor are expandable segments of memory,
+    with which vLLM cannot sleep.
 
     Args:
         gpu: index, among those visible here, of the one GPU that they may see; None = all.
@@ -73,6 +74,11 @@ def environment(on_cpu: bool, gpu: int | None = None) -> Iterator[None]:
     os.environ.update({name: value for name, value in wanted.items() if name not in before})
     for name in [name for name in before if name in _LAUNCHER or name.startswith("TORCHELASTIC_")]:
         del os.environ[name]
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if name in before:
+            kept = [word for word in before[name].split(",") if not word.strip().startswith("expandable_segments")]
+            os.environ.pop(name)
+            os.environ.update({name: ",".join(kept)} if kept else {})
     if gpu is not None:
         visible = [device for device in before.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from mappa.errors import ConfigError
+
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -68,9 +70,18 @@ class Limits:
         self.share(1)
 
     def share(self, processes: int) -> None:
-        """Take this process's part of the run's allowance; at least one call at a time."""
+        """Take this process's part of the run's allowance.
+
+        Raises:
+            ConfigError: some processes would get no call at all.
+        """
         concurrent, requests, tokens = self._allowed
-        self._slots = asyncio.Semaphore(max(1, concurrent // processes))
+        if concurrent < processes:
+            raise ConfigError(
+                f"judge.max_concurrent={concurrent} leaves some of the {processes} processes without a call; "
+                f"set at least {processes}"
+            )
+        self._slots = asyncio.Semaphore(concurrent // processes)
         self._requests = Bucket(requests / processes, self._clock, self._sleep) if requests else None
         self._tokens = Bucket(tokens / processes, self._clock, self._sleep) if tokens else None
 

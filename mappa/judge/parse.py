@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mappa.text import strip_reasoning
+from mappa.text import in_reasoning, strip_reasoning
 
-_OPEN_THINK = "<think>"
 _DRESSING = r"[\s*_`\"'$|<(\[{]*"
 """Markdown, quotes and brackets that models put between label and number."""
 _SEPARATOR = rf"{_DRESSING}(?:[:=：]|\bis\b|→|->){_DRESSING}(?:\\boxed\{{)?"
@@ -52,9 +51,9 @@ def read_score(text: str, cut_off: bool = False) -> Reading:
         text: the reply.
         cut_off: the reply ended at its token limit, so that a number at its very end may be the head of another.
     """
-    text = strip_reasoning(text)
-    if _OPEN_THINK in text:
+    if in_reasoning(text):
         return Reading(None, "the reply ended inside its reasoning")
+    text = strip_reasoning(text)
     if not text:
         return Reading(None, "the reply is empty")
     claims: list[tuple[float | None, str]] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,22 +31,45 @@ class Row:
     def length(self) -> int:
         return len(self.sample.action.context_ids) + len(self.sample.action.completion_ids)
 
+    @property
+    def episode(self) -> str:
+        """Its id; ids sort in the order in which one process plays them."""
+        return self.sample.action.id.partition("/")[0]
 
-def cut_updates(rows: Sequence[Row], updates: int, seed: int, passes: int = 1) -> list[list[Row]]:
-    """Shuffle and divide the rows into `updates` optimizer steps, each agent's rows evenly.
+
+def cut_updates(
+    rows: Sequence[Row],
+    updates: int,
+    seed: int,
+    passes: int = 1,
+    gather: Callable[[Any], list[Any]] = lambda value: [value],
+    rank: int = 0,
+) -> list[list[Row]]:
+    """Shuffle and divide the rows of all ranks into `updates` optimizer steps, each agent's rows evenly. Collective.
 
     Args:
         passes: over the rows, each newly shuffled and of as many steps; divides `updates`.
+
+    Returns:
+        this rank's rows of each step; together with the other ranks' they are those of one process.
     """
     steps: list[list[Row]] = [[] for _ in range(updates)]
     each = updates // passes
-    for agent in sorted({row.sample.action.agent for row in rows}):
+    mine = {agent: groups([row for row in rows if row.sample.action.agent == agent]) for agent in _agents(rows)}
+    held = gather({agent: [group[0].episode for group in found] for agent, found in mine.items()})
+    for agent in sorted(set().union(*held)):
+        everyone = sorted((e, owner, i) for owner, part in enumerate(held) for i, e in enumerate(part.get(agent, [])))
         for number in range(passes):
-            mine = groups([row for row in rows if row.sample.action.agent == agent])
-            random.Random(f"{seed}/{agent}" + (f"/{number}" if number else "")).shuffle(mine)
-            for index, group in enumerate(mine):
-                steps[number * each + index % each] += group
+            order = list(everyone)
+            random.Random(f"{seed}/{agent}" + (f"/{number}" if number else "")).shuffle(order)
+            for place, (_, owner, index) in enumerate(order):
+                if owner == rank:
+                    steps[number * each + place % each] += mine[agent][index]
     return steps
+
+
+def _agents(rows: Sequence[Row]) -> set[str]:
+    return {row.sample.action.agent for row in rows}
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from lightning import LightningDataModule
 
 from mappa.engine.base import Engine
-from mappa.errors import ConfigError
+from mappa.epoch import save_and_stop
+from mappa.errors import ConfigError, RolloutError
 from mappa.learn.batch import Row, cut_updates
+from mappa.learn.canary import check_voices
+from mappa.learn.window import task_window
 from mappa.play.episodes import read_episodes, stored_files, to_json, write_episodes
 from mappa.play.loop import EventLoop
 from mappa.play.rollout import Job, Listener, Rollout, Team, check_budget, units
@@ -23,11 +25,11 @@ from mappa.ranks import gather, world
 from mappa.search.base import Search
 from mappa.seed import stable_seed
 from mappa.task.base import TaskSet
-from mappa.types import Episode, Task, Verdict
+from mappa.types import Episode, Verdict
 from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
-    from annotated_types import Gt, Le
+    from annotated_types import Ge, Gt, Le
     from pydantic import PositiveFloat, PositiveInt
 
     from sandbox import KernelPool
@@ -49,12 +51,15 @@ class RolloutDataModule(LightningDataModule):
         temperature: PositiveFloat = 1.0,
         top_p: Annotated[float, Gt(0), Le(1)] = 1.0,
         tool_tokens: PositiveInt = 512,
+        max_failed: Annotated[float, Ge(0), Le(1)] = 0.5,
         seed: int = 0,
         folder: str | None = None,
         stored: str | None = None,
+        made_with: str = "",
     ) -> None:
         """
         Args:
+            made_with: names task set, team and model: stored episodes of others are not taken up again.
             folder: where the episodes of each epoch are kept; None = nowhere.
             stored: another run's folder, whose episodes are this run's first epoch; None = it plays its own.
             The others: see conf/train.yaml.
@@ -75,8 +80,9 @@ class RolloutDataModule(LightningDataModule):
         self.loop = EventLoop()
         self._tasks_per_epoch, self._samples_per_task = tasks_per_epoch, samples_per_task
         self._concurrency, self._top_p, self._tool_tokens, self._seed = concurrency, top_p, tool_tokens, seed
+        self._max_failed = max_failed
         self._folder = Path(folder) if folder else None
-        self._stored = stored
+        self._stored, self._made_with = stored, made_with
         self._rollout: Rollout | None = None
         self._collected = -1
 
@@ -141,7 +147,8 @@ class RolloutDataModule(LightningDataModule):
             "epoch": self.epoch,
             "version": module.version,
             "adapters": module.adapters.fingerprint(),
-            "sampling": [self.temperature, self._top_p, self._seed],
+            "sampling": [self.temperature, self._top_p, self._seed, self._tool_tokens],
+            "made_with": self._made_with,
         }
 
     @contextmanager
@@ -160,11 +167,13 @@ class RolloutDataModule(LightningDataModule):
         self.loop.close()
 
     def _ready(self) -> Rollout:
-        """Attach the engine to the policy and start the kernels, once."""
+        """Attach the engine to the policy, hear that it speaks with it, and start the kernels, once."""
         if self._rollout is None:
             module = self.trainer.lightning_module
             self.engine.attach(module.adapters, module.chat, module.model.path)
             check_budget(self.team, self.engine.context_length)
+            if self.engine.takes_weights:
+                check_voices(self.engine, self.loop, module.policies, module.chat, module.version)
             try:
                 self.loop.run(self.pool.start())
             except SandboxUnavailableError as error:
@@ -189,7 +198,7 @@ class RolloutDataModule(LightningDataModule):
         path, header = self.episodes_path(self.epoch), self.header()
         stored = None if path is None else read_episodes(path, header)
         rank, size = world()
-        complete = stored is not None and [episode.id for episode in stored] == [job.id for job in jobs]
+        complete = stored is not None and list(map(_played, stored)) == list(map(_played, jobs))
         if all(gather(complete)):
             self._ready()
             mine = {job.id for unit in units(jobs, objective.search)[rank::size] for job in unit}
@@ -197,12 +206,31 @@ class RolloutDataModule(LightningDataModule):
             self.loop.run(self._replay(episodes))
             return episodes
         episodes = self.play(jobs, "train", self.temperature, self._top_p, objective.search)
+        self._stop_if_failed(episodes)
         self.seconds["tool"] = sum(a.tool.seconds for e in episodes for a in e.own if a.tool is not None)
         if path is not None:
             everyone = sorted((e for part in gather(episodes) for e in part), key=lambda e: e.id)
             if rank == 0:
                 write_episodes(path, header, [to_json(episode) for episode in everyone])
         return episodes
+
+    def _stop_if_failed(self, episodes: Sequence[Episode]) -> None:
+        """Before they are stored or paid for: a resumed run plays this epoch again. Collective.
+
+        Raises:
+            RolloutError: too many episodes of all ranks ended in an error, or nobody did anything.
+        """
+        parts = gather(([e.error for e in episodes], sum(len(e.own) for e in episodes)))
+        errors, actions = [error for part in parts for error in part[0]], sum(part[1] for part in parts)
+        failed = [error for error in errors if error is not None]
+        if actions and len(failed) <= self._max_failed * len(errors):
+            return
+        save_and_stop(self.trainer, self.trainer.lightning_module)
+        reason = f"{len(failed)} of {len(errors)} episodes of epoch {self.epoch} failed, with {actions} actions"
+        first = f"; the first: {failed[0]}" if failed else ""
+        raise RolloutError(
+            f"{reason} (data.max_failed={self._max_failed:g}){first}; no update was made: mend it and resume this run"
+        )
 
     def _of_another_run(self, run: str) -> list[Episode]:
         """This rank's share of all episodes that another run has stored.
@@ -213,7 +241,7 @@ class RolloutDataModule(LightningDataModule):
         rank, size = world()
         episodes = [episode for path in stored_files(run) for episode in read_episodes(path)]
         action = next(action for episode in episodes for action in episode.actions)
-        if self.trainer.lightning_module.chat.decode(action.completion_ids) != action.text:
+        if self.trainer.lightning_module.chat.said(action.completion_ids) != action.text:
             raise ConfigError(f"data.stored={run}: its tokens are not this model's; it was made with another tokenizer")
         self._ready()
         self.loop.run(self._replay(episodes[rank::size]))
@@ -259,29 +287,10 @@ class UpdateLoader:
 
     def __iter__(self) -> Iterator[list[Row]]:
         seed = stable_seed(self._data.epoch, "updates")
-        yield from cut_updates(self._data.rows, len(self), seed, self._data.trainer.lightning_module.turn.passes)
+        passes = self._data.trainer.lightning_module.turn.passes
+        yield from cut_updates(self._data.rows, len(self), seed, passes, gather, world()[0])
 
 
-def task_window(tasks: Sequence[Task], first: int, count: int, seed: int) -> list[Task]:
-    """Tasks `first .. first + count - 1` of an endless order: pass after pass over all tasks, each newly shuffled.
-
-    Within a pass the kinds are interleaved in proportion, so that every window is stratified.
-    """
-    chosen: list[Task] = []
-    while len(chosen) < count:
-        number, offset = divmod(first + len(chosen), len(tasks))
-        chosen += _one_pass(tasks, stable_seed(seed, "pass", number))[offset : offset + count - len(chosen)]
-    return chosen
-
-
-def _one_pass(tasks: Sequence[Task], seed: int) -> list[Task]:
-    rng = random.Random(seed)
-    by_kind: dict[str, list[Task]] = defaultdict(list)
-    for task in tasks:
-        by_kind[task.kind].append(task)
-    placed: list[tuple[float, Task]] = []
-    for kind in sorted(by_kind):
-        members, shift = by_kind[kind], rng.random()
-        rng.shuffle(members)
-        placed += [((index + shift) / len(members), task) for index, task in enumerate(members)]
-    return [task for _, task in sorted(placed, key=lambda pair: pair[0])]
+def _played(job: Job | Episode) -> tuple[object, ...]:
+    """What tells an episode from every other one: of another problem, or with another seed, it is another one."""
+    return job.id, job.seed, job.task.id, job.task.question, job.task.answer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from lightning import LightningModule
 
-from mappa.epoch import Collected
+from mappa.epoch import Collected, save_and_stop
 from mappa.errors import SelectionError
 from mappa.learn.batch import Row, collate, cut_micro_batches, row_warnings
 from mappa.learn.policies import Old, TeamPolicies
@@ -22,7 +22,7 @@ from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
 from mappa.ranks import added, full, gather, world
-from mappa.report.metrics import rollout_metrics
+from mappa.report.metrics import rollout_metrics, truncation_lines
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Lt
@@ -85,6 +85,7 @@ class TeamModule(LightningModule):
             return
         self.chat = self.model.chat()
         self.adapters = self._lora(self.model.load(), self.agents)
+        self.adapters.precision = lambda: self.trainer.precision_plugin.forward_context()
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
         self.adapters.model.train()  # transformers loads in evaluation mode, which also turns checkpointing off
@@ -113,6 +114,17 @@ class TeamModule(LightningModule):
 
         optimizers = [torch.optim.AdamW(self.adapters.parameters(a), lr=default, **self._adam) for a in self.agents]
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
+
+    def on_train_start(self) -> None:
+        """Learning rate, decay and betas are this configuration's at the present update, whatever a checkpoint held."""
+        rate, done = self._rates[0], self.data.epoch * self.data.updates_per_epoch
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler, group = config.scheduler, config.scheduler.optimizer.param_groups[0]
+            before = group["lr"]
+            scheduler.base_lrs, scheduler.last_epoch = [rate], done
+            group.update(self._adam, initial_lr=rate, lr=rate * scheduler.lr_lambdas[0](done))
+        if done and group["lr"] != before:
+            log.warning("the schedule was changed: the learning rate goes on at %.3g, not %.3g", group["lr"], before)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -178,9 +190,7 @@ class TeamModule(LightningModule):
         for line in row_warnings(counts, self.agents, steps, anew=self.turn.start is not Start.ON):
             log.warning("epoch %d: %s", self.data.epoch, line)
         if self._empty_epochs >= EMPTY_EPOCHS:
-            self.trainer.should_stop = True
-            for checkpoint in self.trainer.checkpoint_callbacks:
-                checkpoint.on_train_epoch_end(self.trainer, self)
+            save_and_stop(self.trainer, self)
             raise SelectionError(
                 f"{EMPTY_EPOCHS} epochs in a row kept nothing to learn from: look at episodes/ and at what the "
                 "objective selects; the run can be resumed"
@@ -275,6 +285,8 @@ class TeamModule(LightningModule):
     def _log_rollout(self, prepared: Prepared) -> None:
         episodes, verdicts = self.data.everyone()
         numbers = rollout_metrics([self.data.with_grade(e) for e in episodes], verdicts, self.agents)
+        for line in truncation_lines(numbers, self.agents):
+            log.warning("epoch %d: %s", self.data.epoch, line)
         sums: Counter[str] = Counter()
         for row in prepared.rows:
             agent = row.sample.action.agent

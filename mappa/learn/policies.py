@@ -12,7 +12,7 @@ from torch import Tensor
 from mappa.errors import EngineError
 from mappa.learn.batch import Row, collate, cut_micro_batches
 from mappa.ranks import gather
-from mappa.types import Batch, Sample
+from mappa.types import BASE, Batch, Sample
 
 if TYPE_CHECKING:
     from mappa.policy.forward import Policy
@@ -40,8 +40,8 @@ class TeamPolicies:
         old: Callable[[], Old],
     ) -> None:
         """`old`: asked once an epoch. The others: see conf/train.yaml, module."""
-        self._policy, self._adapters, self._pad_id = policy, adapters, pad_id
-        self._micro_batch_tokens, self._max_engine_gap = micro_batch_tokens, max_engine_gap
+        self._policy, self.adapters, self._pad_id = policy, adapters, pad_id
+        self._micro_batch_tokens, self.max_engine_gap = micro_batch_tokens, max_engine_gap
         self._old = old
 
     def check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
@@ -50,17 +50,32 @@ class TeamPolicies:
         Raises:
             EngineError: their log-probabilities are further apart than `max_engine_gap` nats per token on average.
         """
-        for agent in self._adapters.agents:
+        for agent in self.adapters.agents:
             mine = [sample for sample in samples if sample.action.agent == agent][:count]
-            self._adapters.select(agent)
+            self.adapters.select(agent)
             ours, theirs = self.logprobs(mine), [torch.tensor(sample.action.logprobs) for sample in mine]
             gaps = [(a - b).abs().mean().item() for a, b in zip(ours, theirs, strict=True)]
             gap = sum(gaps) / len(gaps) if gaps else 0.0
-            if gap > self._max_engine_gap:
+            if gap > self.max_engine_gap:
                 raise EngineError(
                     f"engine and trainer disagree about agent '{agent}' by {gap:.3f} nats per token before the first "
-                    f"update (module.max_engine_gap={self._max_engine_gap}): check temperature, dtype and adapters"
+                    f"update (module.max_engine_gap={self.max_engine_gap}): check temperature, dtype and adapters"
                 )
+
+    @property
+    def temperature(self) -> float:
+        """Of the log-probabilities."""
+        return self._policy.temperature
+
+    def gaps(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+        """Each agent, and the base -> action id -> nats per token between its log-probabilities and the engine's."""
+        found = {}
+        for voice in (*self.adapters.agents, BASE):
+            with self.adapters.acting(voice):
+                ours = self.logprobs(samples)
+            pairs = [(s.action.id, o, torch.tensor(s.action.logprobs)) for s, o in zip(samples, ours, strict=True)]
+            found[voice] = {key: (our - their).abs().mean().item() for key, our, their in pairs}
+        return found
 
     def old(self, samples: Sequence[Sample]) -> list[Tensor | None]:
         """Log-probabilities before the first update, with no second forward where there is no need of one.
@@ -77,15 +92,15 @@ class TeamPolicies:
     def now(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of each sample under its own adapter."""
         found: dict[str, Tensor] = {}
-        for agent in self._adapters.agents:
-            self._adapters.select(agent)
+        for agent in self.adapters.agents:
+            self.adapters.select(agent)
             mine = [sample for sample in samples if sample.action.agent == agent]
             found |= dict(zip((s.action.id for s in mine), self.logprobs(mine), strict=True))
         return [found[sample.action.id] for sample in samples]
 
     def base(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of the frozen base with its adapters switched off; all agents share it."""
-        with self._adapters.disabled():
+        with self.adapters.disabled():
             return self.logprobs(samples)
 
     @torch.no_grad()
@@ -94,7 +109,7 @@ class TeamPolicies:
         rows = [Row(sample, torch.zeros(len(sample.action.completion_ids))) for sample in samples]
         found: dict[str, Tensor] = {}
         micro = cut_micro_batches(rows, self._micro_batch_tokens)
-        with self._adapters.evaluating():
+        with self.adapters.evaluating():
             for index in range(max(gather(len(micro)))):
                 part = micro[index] if index < len(micro) else []
                 batch = collate("", part, self._pad_id)
@@ -106,5 +121,6 @@ class TeamPolicies:
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies at the batch's loss positions; see `Policy.forward`."""
-        device = next(self._adapters.model.parameters()).device
-        return self._policy(batch.input_ids_BT.to(device), batch.loss_mask_BT.to(device))
+        device = next(self.adapters.model.parameters()).device
+        with self.adapters.precision():
+            return self._policy(batch.input_ids_BT.to(device), batch.loss_mask_BT.to(device))

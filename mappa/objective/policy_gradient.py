@@ -25,7 +25,7 @@ class PolicyGradient(BaseObjective):
         self._credit, self._config, self._reward = credit, loss, reward
 
     def rows(self, made: Collected) -> Prepared:
-        """All of this rank's samples -> the valid ones with their advantages. Collective."""
+        """All of this rank's samples -> those that credit has advantages for. Collective."""
         samples, ratings = made.samples(), {}
         if self._reward is not None:
             ratings = self._reward.rate(made)
@@ -48,6 +48,7 @@ class PolicyGradient(BaseObjective):
         rows = [
             Row(sample, advantages[sample.action.id], o, r if in_loss else None)
             for sample, o, r in zip(valid, old, ref, strict=True)
+            if advantages[sample.action.id] is not None
         ]
         sizes = {row.sample.action.id: row.advantages.abs() for row in rows}
         return Prepared(rows, credited.metrics | reward_metrics(ratings, made), {"kl": kl, "advantage_abs": sizes})

@@ -11,7 +11,7 @@ from mappa.engine.base import Sampling
 from mappa.errors import ConfigError
 from mappa.play.scene import Scene
 from mappa.seed import stable_seed
-from mappa.text import check_placeholders, code_blocks, fill, strip_reasoning
+from mappa.text import check_placeholders, code_blocks, fill, in_reasoning, strip_reasoning
 from mappa.types import BASE, Action, Message
 
 
@@ -130,7 +130,7 @@ class Agent:
             completion_ids=completion.token_ids,
             logprobs=completion.logprobs,
             stop_reason=completion.stop_reason,
-            text=scene.chat.decode(completion.token_ids),
+            text=scene.chat.said(completion.token_ids),
             version=completion.version,
             seat=self.name,
             plain_ids=plain_ids,
@@ -158,6 +158,8 @@ def _go_on(scene: Scene, action: Action, message: Message) -> Context:
 
 ALWAYS = frozenset({"task", "files", "artifacts"})
 """Placeholders that every team offers to its prompts."""
+CUT_OFF = "(This message ended inside its reasoning, before anything was said.)"
+"""Handed on instead of reasoning that never ended."""
 SHARED = "agent"
 """The adapter of seats that share one."""
 
@@ -183,5 +185,9 @@ def make_agent(name: str, settings: Mapping[str, Any], shared: bool = False) -> 
 
 
 def handoff(scene: Scene, action: Action) -> str:
-    """What the next agent is told of an action: reasoning stripped, no special tokens."""
-    return scene.chat.clean(strip_reasoning(action.text))
+    """What the next agent is told of an action: reasoning stripped, no special tokens.
+
+    Of one that never came out of its reasoning, a note.
+    """
+    text = scene.chat.clean(strip_reasoning(action.text))
+    return CUT_OFF if not text and in_reasoning(action.text) else text

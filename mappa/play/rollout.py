@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mappa.engine.base import Engine
-from mappa.errors import ConfigError, EngineError
+from mappa.errors import ConfigError, EngineError, MappaError, TaskError
 from mappa.play.agent import Agent
 from mappa.play.scene import Scene
 from mappa.search.base import Search
@@ -129,6 +129,9 @@ class Rollout:
         Args:
             work: units of jobs; see `units`.
             search: where an attempt leaves an earlier one of its unit.
+
+        Raises:
+            TaskError: a task or its grader is broken.
         """
         for listener in listeners:
             await listener.on_rollout_start(purpose, sum(map(len, work)))
@@ -146,9 +149,12 @@ class Rollout:
                         for listener in listeners:
                             await listener.on_episode(purpose, made[-1])
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.concurrency, len(work))):
-                group.create_task(worker(queue))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, len(work))):
+                    group.create_task(worker(queue))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the first ended the others
         return [episodes[job.id] for unit in work for job in unit]
 
     async def _play(
@@ -210,4 +216,10 @@ class Rollout:
 
     async def _grade(self, task: Task, answer: str, scene: Scene) -> Grade:
         workspace = scene.session.workspace if scene.session is not None else None
-        return await asyncio.to_thread(self.task_set.grade, task, answer, workspace)
+        try:
+            return await asyncio.to_thread(self.task_set.grade, task, answer, workspace)
+        except MappaError:
+            raise
+        except Exception as error:  # boundary: graders are their users' own code
+            kind = type(self.task_set).__name__
+            raise TaskError(f"{kind} cannot grade task {task.id}: {type(error).__name__}: {error}") from error

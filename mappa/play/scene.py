@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mappa.engine.base import Engine
-from mappa.errors import EngineError
+from mappa.errors import EngineError, TaskError
 from mappa.types import Action, Task, ToolRun
 
 if TYPE_CHECKING:
@@ -47,11 +47,19 @@ class Scene:
     _files: dict[str, object] = field(default_factory=dict)
 
     async def kernel(self) -> KernelSession:
-        """The episode's kernel and workspace, started when first needed, with the task's files in it."""
+        """The episode's kernel and workspace, started when first needed, with the task's files in it.
+
+        Raises:
+            TaskError: one of its files is gone.
+        """
         if self.session is None:
             self.session = await self.stack.enter_async_context(self.pool.session())
             for name, path in self.task.files.items():
-                self.session.workspace.write(name, await asyncio.to_thread(Path(path).read_bytes))
+                try:
+                    content = await asyncio.to_thread(Path(path).read_bytes)
+                except OSError as error:
+                    raise TaskError(f"task {self.task.id}: its file {name} cannot be read: {error}") from error
+                self.session.workspace.write(name, content)
             self._files = self.session.workspace.list()
         return self.session
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mappa.text import head_tail
+from mappa.text import REASONING, head_tail, in_reasoning
 from mappa.types import Message
 
 if TYPE_CHECKING:
@@ -18,9 +18,20 @@ _MARK = "\u2402mappa\u2403"
 class Chat:
     """A tokenizer with its chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any] | None = None) -> None:
-        """`template`: extra keyword arguments of the chat template, e.g. `enable_thinking: false`."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Mapping[str, Any] | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        """
+        Args:
+            template: extra keyword arguments of the chat template, e.g. `enable_thinking: false`.
+            stop_ids: tokens with which the model ends a turn, beside the tokenizer's own.
+        """
         self.tokenizer = tokenizer
+        self.stop_ids = tuple(dict.fromkeys((self.eos_id, *stop_ids)))
+        """Tokens that end a completion, the tokenizer's own first."""
         self._template = dict(template or {})
         self._special = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
 
@@ -53,11 +64,19 @@ class Chat:
     @cached_property
     def opened(self) -> tuple[int, ...]:
         """An assistant's turn, opened after nothing: the context of a message that stands by itself."""
+        return self._encode(self._opening)
+
+    @cached_property
+    def _opening(self) -> str:
         before = self._text([Message("user", _MARK)])
         closed = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=False, **self._template
         )
-        return self._encode(before.removeprefix(closed))
+        return before.removeprefix(closed)
+
+    def said(self, ids: Sequence[int]) -> str:
+        """What an assistant's turn says: as decoded, with the reasoning's opening tag first where the prompt has it."""
+        return (REASONING if in_reasoning(self._opening) else "") + self.decode(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

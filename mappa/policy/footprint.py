@@ -117,7 +117,7 @@ def _update_peak(adapters: Adapters, tokens: int, row_tokens: int, chunk_tokens:
         ids_BT = torch.zeros((rows, tokens // rows), dtype=torch.long)
         head = base.get_output_embeddings().weight
         with Meter(list(adapters.model.parameters())) as meter:
-            hidden_BTH = base.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            hidden_BTH = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
             hidden_NH = hidden_BTH[:, :-1].reshape(-1, hidden_BTH.shape[-1])
             logprobs_N, _ = token_logprobs(hidden_NH, head, ids_BT[:, 1:].reshape(-1), 1.0, chunk_tokens)
             logprobs_N.sum().backward()

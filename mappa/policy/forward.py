@@ -28,7 +28,7 @@ class Policy(torch.nn.Module):
             logprobs_N and entropy_N, in row-major order of the mask.
         """
         base = self.model.get_base_model()
-        hidden_BTH = base.model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
         wanted = mask_BT[:, 1:] != 0  # the hidden state at t - 1 predicts token t
         return token_logprobs(
             hidden_BTH[:, :-1][wanted],

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from mappa.checkpoint import check_adapters
+from mappa.errors import CheckpointError
 from mappa.ranks import full, sharded_like
 from mappa.seed import stable_seed
 from mappa.types import BASE
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from annotated_types import Ge, Lt
     from pydantic import PositiveInt
     from transformers import PreTrainedModel
+
+DISTURBANCE = 0.3
+"""What a disturbed adapter adds to a layer, relative to the layer's input."""
 
 
 class Adapters:
@@ -42,7 +46,7 @@ class Adapters:
         seed: int = 0,
     ) -> None:
         self.agents = tuple(agents)
-        self.rank = rank
+        self.rank, self.alpha = rank, alpha
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -59,6 +63,8 @@ class Adapters:
                 else:
                     self.model.add_adapter(agent, config)
         self.select(self.agents[0])
+        self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Makes the context of every forward pass, of the engine's too where it shares these weights."""
         self._created = {
             name: parameter.detach().cpu().clone()
             for name, parameter in self.model.named_parameters()
@@ -103,8 +109,36 @@ class Adapters:
             if name in self._created:
                 parameter.copy_(sharded_like(self._created[name], parameter))
 
+    @contextmanager
+    def disturbed(self) -> Iterator[None]:
+        """In the block each adapter changes the base in a way of its own; afterwards all are as before, bit for bit."""
+        outer = [(a, p) for a in self.agents for name, p in self._named(a).items() if ".lora_A" not in name]
+        before = [parameter.detach().clone() for _, parameter in outer]
+        scale = DISTURBANCE * (3 * self.rank) ** 0.5 / self.alpha
+        generators = {a: torch.Generator().manual_seed(stable_seed("disturbed", a)) for a in self.agents}
+        try:
+            with torch.no_grad():
+                for agent, parameter in outer:
+                    noise = scale * torch.randn(parameter.shape, generator=generators[agent])
+                    parameter.copy_(sharded_like(noise, parameter))
+            yield
+        finally:
+            with torch.no_grad():
+                for (_, parameter), values in zip(outer, before, strict=True):
+                    parameter.copy_(values)
+
     def parameters(self, agent: str) -> list[torch.nn.Parameter]:
-        return [p for name, p in self.model.named_parameters() if f".{agent}." in name and "lora_" in name]
+        return list(self._named(agent).values())
+
+    def _named(self, agent: str) -> dict[str, torch.nn.Parameter]:
+        """`agent`'s parameters under the names that PEFT saves them with."""
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            module, _, rest = name.partition(".lora_")
+            matrix, _, owner = rest.partition(".")
+            if owner in (agent, f"{agent}.weight"):
+                found[f"{module}.lora_{matrix}{owner.removeprefix(agent)}"] = parameter
+        return found
 
     def save(self, folder: Path, write: bool = True) -> None:
         """Write `<folder>/<agent>/` in PEFT's own format, loadable by stock PEFT and vLLM.
@@ -112,8 +146,7 @@ class Adapters:
         Collective where the model is sharded: all ranks call it, those with `write`=False only give their shards.
         """
         for agent in self.agents:
-            state = get_peft_model_state_dict(self.model, adapter_name=agent)
-            tensors = {key: full(value.detach()).cpu().contiguous() for key, value in state.items()}
+            tensors = {key: full(value.detach()).cpu().contiguous() for key, value in self._named(agent).items()}
             if not write:
                 continue
             target = folder / agent
@@ -124,16 +157,23 @@ class Adapters:
             config.save_pretrained(str(target))
             config.inference_mode = inference_mode
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: an adapter is missing, or its rank differs.
+            CheckpointError: an adapter is missing or damaged, or not of this shape, or of another base.
         """
-        check_adapters(folder, self.agents, self.rank)
+        targets = self.model.peft_config[self.agents[0]].target_modules
+        lora = {"rank": self.rank, "alpha": self.alpha, "targets": targets}
+        check_adapters(folder, self.agents, lora, self.base.name_or_path)
         for agent in self.agents:
-            state = load_file(folder / agent / "adapter_model.safetensors")
-            set_peft_model_state_dict(self.model, state, adapter_name=agent)
+            path, mine = folder / agent / "adapter_model.safetensors", self._named(agent)
+            state = load_file(path)
+            if odd := sorted(state.keys() ^ mine.keys()):
+                raise CheckpointError(f"{path} does not hold the tensors of adapter '{agent}': {odd[0]} has no match")
+            for key, parameter in mine.items():
+                parameter.copy_(sharded_like(state[key], parameter))
         self.select(self.agents[0])
 
     def fingerprint(self) -> str:

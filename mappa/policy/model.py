@@ -107,4 +107,14 @@ class Model:
 
         from mappa.policy.chat import Chat
 
-        return Chat(AutoTokenizer.from_pretrained(self.path), self.template)
+        return Chat(AutoTokenizer.from_pretrained(self.path), self.template, self._stop_ids())
+
+    def _stop_ids(self) -> list[int]:
+        """What the model's generation config says ends its turn: chat models name several tokens, or none."""
+        from transformers import GenerationConfig
+
+        try:
+            named = GenerationConfig.from_pretrained(self.path).eos_token_id
+        except OSError:  # the model has no such file
+            return []
+        return [] if named is None else named if isinstance(named, list) else [named]

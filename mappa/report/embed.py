@@ -32,7 +32,7 @@ def _by_base(actions: Sequence[Action], adapters: Adapters) -> Tensor:
     with adapters.disabled(), adapters.evaluating():
         for action in actions:
             ids = torch.tensor([[*action.prompt_ids, *action.completion_ids]], device=device)
-            hidden_TH = base.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            hidden_TH = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
             rows.append(hidden_TH[len(action.prompt_ids) :].float().mean(0).cpu())
     vectors_BH = torch.stack(rows)
     return vectors_BH - vectors_BH.mean(0)

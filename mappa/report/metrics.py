@@ -54,6 +54,20 @@ def _agent_metrics(actions: Sequence[Action], verdicts: Mapping[str, Verdict]) -
     return numbers
 
 
+MANY_TRUNCATED = 0.3
+"""Share of an agent's actions past which its budget is too small to learn well."""
+
+
+def truncation_lines(numbers: Mapping[str, float], agents: Iterable[str]) -> list[str]:
+    """One line for each agent whose actions are often cut off, from what `rollout_metrics` gave."""
+    shares = {agent: numbers.get(f"{agent}/truncated_fraction", 0.0) for agent in agents}
+    return [
+        f"{share:.0%} of the actions of {agent} were cut off by max_tokens, and teach nothing; raise it"
+        for agent, share in shares.items()
+        if share > MANY_TRUNCATED
+    ]
+
+
 def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | None]) -> dict[str, dict[str, float]]:
     """`avg@k`, and for k > 1 `pass@2`, `pass@4`, ... up to k and `maj@k`, each with its interval over problems.
 

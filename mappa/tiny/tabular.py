@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from mappa.config import make
 from mappa.engine.base import BaseEngine, Completion, Sampling
-from mappa.learn.data import task_window
+from mappa.learn.window import task_window
 from mappa.play.rollout import Job, Rollout, units
 from mappa.policy.chat import Chat
 from mappa.seed import stable_seed

@@ -88,6 +88,16 @@ def test_baseline_literal():
     assert values == pytest.approx([2**0.5, -(2**0.5), 0, 0], abs=1e-3)
 
 
+def test_a_group_of_one_has_no_baseline_and_enters_nothing():
+    """Alone on its task, here or on another rank: neither learned from nor counted in the mean of the others."""
+    pair = [make_sample(r, completion=n, name=str(n)) for r, n in ((1.0, 1), (0.0, 3))]
+    single = make_sample(0.9, task="other", name="single")
+    values = ReinforcePPBaseline().advantages([*pair, single], [None] * 3, alone).advantages
+    without = ReinforcePPBaseline().advantages(pair, [None] * 2, alone).advantages
+    assert values[2] is None
+    assert [v.tolist() for v in values[:2]] == [v.tolist() for v in without]
+
+
 def test_grpo_literal():
     # group 1.0, 0.5, 0.0: mean 0.5, std sqrt(1/6)
     samples = [make_sample(r, name=str(r)) for r in (1.0, 0.5, 0.0)]

@@ -129,3 +129,26 @@ async def test_sampling_follows_the_distribution(adapters: Adapters):
     share = sum(c.token_ids[0] == top for c in done) / 2000
     p = float(probs[top])
     assert abs(share - p) < 5 * (p * (1 - p) / 2000) ** 0.5
+
+
+async def test_a_batch_is_bounded_by_the_tokens_of_its_prompts():
+    """Prefilling holds a mask of rows x tokens x tokens."""
+    seen: list[list[int]] = []
+
+    class Seen(HFEngine):
+        def _generate(self, batch):
+            seen.append([len(request.prompt_ids) for request in batch])
+            return super()._generate(batch)
+
+    engine = Seen(max_batch_tokens=40)
+    chat = MODEL.chat()
+    engine.attach(Adapters(MODEL.load(), ("solver",), rank=4, alpha=8), chat, MODEL.path)
+    lengths = [10, 10, 10, 10, 10, 12, 12, 50]
+
+    async def ask(length: int, seed: int) -> None:
+        async with engine.lane():
+            await engine.generate("solver", tuple(range(3, 3 + length)), Sampling(2, seed=seed))
+
+    await asyncio.gather(*(ask(length, seed) for seed, length in enumerate(lengths)))
+    assert seen == [[10, 10, 10, 10], [10, 12, 12], [50]]
+    await engine.close()

@@ -62,7 +62,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture
 async def engine(server: Server) -> AsyncIterator[OpenAIEngine]:
     engine = OpenAIEngine(server.url, "base", {"solver": "solver-adapter"}, api_key_env="MAPPA_TEST_KEY", retries=2)
-    engine.attach(ADAPTERS, SimpleNamespace(eos_id=2), "unused")
+    engine.attach(ADAPTERS, SimpleNamespace(stop_ids=(2,)), "unused")
     yield engine
     await engine.close()
 
@@ -123,7 +123,7 @@ async def test_passing_failures_are_tried_again_and_lasting_ones_are_one_line(
 
 async def test_a_server_that_is_not_there(server: Server) -> None:
     engine = OpenAIEngine("http://127.0.0.1:1/v1", "base", retries=0)
-    engine.attach(ADAPTERS, SimpleNamespace(eos_id=2), "unused")
+    engine.attach(ADAPTERS, SimpleNamespace(stop_ids=(2,)), "unused")
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:1/v1 cannot be reached"):
         await engine.generate("solver", (5,), Sampling(max_tokens=4))
     await engine.close()

@@ -30,7 +30,7 @@ needs_vllm = pytest.mark.skipif(
 AGENTS = ("solver", "executor", "verifier")
 EOS = 2
 VOCABULARY = 64
-CHAT = SimpleNamespace(eos_id=EOS)
+CHAT = SimpleNamespace(stop_ids=(EOS,))
 PROMPT = tuple(3 + (7 * i) % 60 for i in range(300))
 """Longer than two KV-cache blocks (128 tokens on a CPU), so that the prefix cache has something to serve."""
 

@@ -40,6 +40,26 @@ def test_the_environment_is_lent_and_the_users_own_settings_win(monkeypatch: pyt
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize(
+    ("users", "vllms"),
+    [
+        ("expandable_segments:True", None),
+        ("max_split_size_mb:64,expandable_segments:True", "max_split_size_mb:64"),
+        ("max_split_size_mb:64", "max_split_size_mb:64"),
+    ],
+)
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_expandable_segments_are_the_trainers_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, users: str, vllms: str | None
+) -> None:
+    """vLLM refuses to sleep with them."""
+    monkeypatch.setenv(name, users)
+    before = dict(os.environ)
+    with processes.environment(on_cpu=False):
+        assert os.environ.get(name) == vllms
+    assert dict(os.environ) == before
+
+
 @pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4,7", "7")])
 def test_with_several_ranks_an_engine_sees_its_own_gpu_and_no_launcher(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: str

@@ -7,6 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
+from mappa.errors import ConfigError
 from mappa.judge.limits import Breaker, Bucket, Limits, backoff, parse_retry_after
 
 
@@ -55,6 +56,13 @@ async def test_true_sizes_are_settled_afterwards():
     bucket.correct(60)
     await bucket.take(1)
     assert clock.now == pytest.approx(106.1)
+
+
+def test_processes_together_call_no_more_often_than_one_may():
+    limits = Limits(max_concurrent=10)
+    limits.share(8)
+    with pytest.raises(ConfigError, match=r"^judge.max_concurrent=4 leaves some of the 8 processes .* at least 8$"):
+        Limits(max_concurrent=4).share(8)
 
 
 async def test_no_more_than_max_concurrent():

@@ -50,6 +50,20 @@ def test_updates_partition_the_rows_evenly_per_agent():
     assert cut_updates(rows, 2, seed=2) != steps
 
 
+def test_eight_ranks_cut_what_one_process_does():
+    """36 rows, 4 updates: 9 rows a step, the very same ones, whoever holds them."""
+    rows = [row(f"{episode:05d}/{turn}", agent="a") for episode in range(18) for turn in range(2)]
+    whole = [[r.sample.action.id for r in step] for step in cut_updates(rows, 4, seed=1)]
+    assert [len(step) for step in whole] == [9, 9, 9, 9]
+    held = [[r for r in rows if int(r.sample.action.id[:5]) % 8 == rank] for rank in range(8)]
+    told: list = []
+    for mine in held:
+        cut_updates(mine, 4, seed=1, gather=lambda value: told.append(value) or [value])
+    cut = [cut_updates(mine, 4, seed=1, gather=lambda value: told, rank=rank) for rank, mine in enumerate(held)]
+    together = [sorted(r.sample.action.id for steps in cut for r in steps[step]) for step in range(4)]
+    assert together == [sorted(step) for step in whole]
+
+
 def test_fewer_rows_than_updates_leave_empty_steps():
     assert [len(step) for step in cut_updates([row("a")], 3, seed=0)] == [1, 0, 0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -10,10 +11,11 @@ import pytest
 from mappa.config import ASSETS
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import ConfigError
-from mappa.play.agent import Agent, handoff
+from mappa.play.agent import CUT_OFF, Agent, handoff
 from mappa.play.scene import Scene
 from mappa.policy.chat import Chat
 from mappa.policy.model import Model
+from mappa.task.answers import extract
 from mappa.team.chain import Chain
 from mappa.types import Message, StopReason, Task
 from sandbox import KernelPool
@@ -140,3 +142,25 @@ async def test_handoff_cleans(scene_of):
     scene = scene_of(Scripted("x</think> said <|im_start|>"))
     action = await Agent("a", "", "s", "{{task}}", max_tokens=20).act(scene, {"task": "?"})
     assert handoff(scene, action) == "said"
+
+
+THINKING = Chat(copy.deepcopy(CHAT.tokenizer))
+THINKING.tokenizer.chat_template = CHAT.tokenizer.chat_template + "{% if add_generation_prompt %}<think>\n{% endif %}"
+"""Its template opens the reasoning in the prompt, so that completions hold the closing tag alone."""
+
+
+@pytest.mark.parametrize("line", ["so \\boxed{3} or\n```python\n1\n```\n...", "so \\boxed{3} or\n```python\n1\n```\n"])
+async def test_reasoning_that_never_ended_is_neither_handed_on_nor_run(line: str, scene_of):
+    """Cut off by the budget, or ended by the model itself inside of it."""
+    scene = scene_of(Scripted(line), chat=THINKING)
+    action = await Agent("a", "", "s", "{{task}}", max_tokens=20, tool=True).act(scene, {"task": "?"})
+    assert action.tool is None
+    assert handoff(scene, action) == CUT_OFF
+    assert extract(CUT_OFF) is None
+    assert extract(action.text) is None
+
+
+async def test_reasoning_that_ended_is_handed_on_without_it(scene_of):
+    scene = scene_of(Scripted("so 3</think>\nthe value"), chat=THINKING)
+    action = await Agent("a", "", "s", "{{task}}", max_tokens=20).act(scene, {"task": "?"})
+    assert handoff(scene, action) == "the value"

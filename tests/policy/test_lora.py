@@ -7,7 +7,9 @@ import hashlib
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
+from mappa.checkpoint import check_adapters
 from mappa.config import ASSETS
 from mappa.errors import CheckpointError
 from mappa.policy.lora import Adapters
@@ -122,13 +124,68 @@ def test_round_trip_and_stock_peft(adapters: Adapters, tmp_path):
             assert torch.allclose(logits(stock), logits(adapters.model), atol=1e-6)
 
 
-def test_a_wrong_rank_is_refused_before_weights_are_read(adapters: Adapters, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 8}, r"has rank 4, but lora.rank=8; set lora.rank=4"),
+        ({"alpha": 16}, r"has alpha 8, but lora.alpha=16; set lora.alpha=8"),
+        ({"targets": ["q_proj"]}, r"has targets down_proj,.*, but lora.targets=q_proj; set lora.targets=\[down_proj,"),
+        ({"agents": ("judge",)}, r"no adapter for agent 'judge'"),
+    ],
+)
+def test_another_shape_is_refused_before_weights_are_read(settings: dict, message: str, adapters: Adapters, tmp_path):
     adapters.save(tmp_path)
-    other = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=8)
-    with pytest.raises(CheckpointError, match=r"has rank 4, but lora.rank=8; set lora.rank=4"):
+    base = Model(str(ASSETS / "tiny"), "float32").load()
+    other = Adapters(base, **({"agents": AGENTS, "rank": 4, "alpha": 8} | settings))
+    with pytest.raises(CheckpointError, match=message):
         other.load(tmp_path)
-    with pytest.raises(CheckpointError, match="no adapter for agent 'judge'"):
-        Adapters(Model(str(ASSETS / "tiny"), "float32").load(), ("judge",), rank=4).load(tmp_path)
+
+
+def test_adapters_of_another_base_are_refused(adapters: Adapters, tmp_path):
+    adapters.save(tmp_path)
+    lora = {"rank": 4, "alpha": 8, "targets": "all-linear"}
+    check_adapters(tmp_path, AGENTS, lora, "elsewhere/tiny")
+    with pytest.raises(CheckpointError, match=r"was trained on .*tiny, but model.path=Qwen/Qwen3-4B; set"):
+        check_adapters(tmp_path, AGENTS, lora, "Qwen/Qwen3-4B")
+
+
+def test_a_checkpoint_with_a_tensor_too_few_is_refused(adapters: Adapters, tmp_path):
+    adapters.save(tmp_path)
+    path = tmp_path / "executor" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    lost = sorted(tensors)[0]
+    save_file({key: value for key, value in tensors.items() if key != lost}, path)
+    with pytest.raises(CheckpointError, match=rf"does not hold the tensors of adapter 'executor': {lost} has no match"):
+        adapters.load(tmp_path)
+
+
+def test_an_agent_may_be_called_as_a_module_or_a_part_of_another(tmp_path):
+    agents = ("model", "layers", "critic", "critic_1")
+    made = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), agents, rank=4, alpha=8, seed=1)
+    mine = [id(p) for agent in agents for p in made.parameters(agent)]
+    assert len(mine) == len(set(mine)) == sum("lora_" in name for name, _ in made.model.named_parameters())
+    with torch.no_grad():
+        for index, agent in enumerate(agents):
+            for parameter in made.parameters(agent):
+                parameter.fill_(0.01 * (index + 1))
+    made.save(tmp_path)
+    again = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), agents, rank=4, alpha=8, seed=2)
+    again.load(tmp_path)
+    assert again.fingerprint() == made.fingerprint()
+    stock = PeftModel.from_pretrained(Model(str(ASSETS / "tiny"), "float32").load(), tmp_path / "model").eval()
+    made.select("model")
+    with made.evaluating():
+        assert torch.allclose(logits(stock), logits(made.model), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_saving_asks_no_hub_and_writes_the_same_bytes_again(adapters: Adapters, tmp_path):
+    """PEFT would look there whether the base's vocabulary was resized, and warn that it cannot."""
+    adapters.base.name_or_path = adapters.model.peft_config["solver"].base_model_name_or_path = "some/model"
+    for folder in ("one", "two"):
+        adapters.save(tmp_path / folder)
+    for path in (tmp_path / "one").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
 def test_initial_weights_are_a_function_of_seed_and_name(adapters: Adapters):

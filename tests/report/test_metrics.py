@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mappa.report.metrics import measures_by_task
+from mappa.report.metrics import measures_by_task, truncation_lines
 from mappa.types import Episode, Grade, Task
 
 
@@ -24,3 +24,9 @@ def test_measures_of_a_task_by_problem_and_by_kind():
         "rmse": {"a": 2.0},
         "success": {"a": 0.5, "b": 1.0},
     }
+
+
+def test_an_agent_that_is_often_cut_off_is_named():
+    numbers = {"solver/truncated_fraction": 0.75, "verifier/truncated_fraction": 0.25}
+    (line,) = truncation_lines(numbers, ["solver", "verifier", "silent"])
+    assert line == "75% of the actions of solver were cut off by max_tokens, and teach nothing; raise it"

@@ -102,3 +102,24 @@ async def test_warnings_and_tracebacks_name_files_as_they_are_imported(session: 
     assert "File json/decoder.py:" in (await session.execute("json.loads('{')")).to_text()
     asked = await session.execute("print(json.__file__)")
     assert asked.stdout.strip() == json.__file__
+
+
+LATE = """
+import time
+k = get_ipython().kernel
+send = k.session.send
+def late(stream, kind, *args, **more):
+    if kind == 'execute_reply':
+        k.iopub_thread.io_loop.add_callback(time.sleep, 4)
+        k.session.send = send
+    return send(stream, kind, *args, **more)
+k.session.send = late
+print('said')
+"""
+"""The thread that publishes stands still once the reply is on its way, as on a crowded machine."""
+
+
+async def test_a_kernel_that_closes_late_has_lost_nothing(session: KernelSession):
+    result = await session.execute(LATE)
+    assert (result.status, result.to_text()) == ("ok", "said")
+    assert result.duration > 3
