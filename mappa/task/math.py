@@ -41,7 +41,7 @@ class MathTask(RecordTasks):
 
     def vote(self, answer: str) -> str | None:
         found = answers.extract(answer)
-        return None if found is None else answers.canonical(found)
+        return None if found is None else answers.canonical(found, self._time_limit_s)
 
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
         """1.0 if the final answer stated in the team's last text equals the ground truth, else 0.0, with the reason."""
