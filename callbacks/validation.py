@@ -20,7 +20,7 @@ from mappa.types import Episode
 
 if TYPE_CHECKING:
     from annotated_types import Gt, Le
-    from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+    from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,15 @@ class ValidationCallback(Callback):
         every_n_epochs: NonNegativeInt = 10,
         samples: PositiveInt = 1,
         limit: PositiveInt | None = None,
-        temperature: PositiveFloat = 1.0,
+        temperature: NonNegativeFloat = 1.0,
         top_p: Annotated[float, Gt(0), Le(1)] = 1.0,
         before: bool = True,
         seed: int = 0,
     ) -> None:
-        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results."""
+        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results.
+
+        `temperature`: 0 = greedy decoding.
+        """
         self._folder = Path(folder)
         self._every, self._samples, self._limit, self._before = every_n_epochs, samples, limit, before
         self._temperature, self._top_p, self._seed = temperature, top_p, seed

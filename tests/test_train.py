@@ -54,6 +54,12 @@ def base_hash() -> str:
     return hashlib.sha256((ASSETS / "tiny" / "model.safetensors").read_bytes()).hexdigest()
 
 
+def test_validation_at_temperature_zero_decodes_greedily(mini: Callable[..., DictConfig]):
+    """The tiny team was taught its job: its likeliest words are never all wrong."""
+    cfg = mini("trainer.max_epochs=0", "callbacks.validation.temperature=0", "callbacks.validation.limit=12")
+    assert json.loads((train(cfg) / "summary.json").read_text())["accuracy_before"]["mean"] > 0.3
+
+
 def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path):
     before = base_hash()
     cfg = mini()
