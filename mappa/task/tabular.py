@@ -15,7 +15,8 @@ import pandas as pd
 
 from mappa.errors import ConfigError, TaskError
 from mappa.task.base import WorkspaceReader
-from mappa.task.submission import SubmissionError, asked_metric, fair, measure, read_submission
+from mappa.task.metrics import METRICS, asked_metric, unknown
+from mappa.task.submission import SubmissionError, fair, measure, read_submission
 from mappa.task.tables import same_data, write_tables
 from mappa.types import Grade, Task
 
@@ -50,7 +51,7 @@ class Tabular:
         Args:
             folder: where the tasks on scikit-learn's tables are written.
             train: JSONL of DSBench records (`prompt`, `metadata` with task_id, data_type, train_file, test_file,
-                answer_dir).
+                answer_dir, and `metric` where the prompt does not name one of `metrics.METRICS`).
             validation: set name -> such a file.
             data_dir: what relative paths in the records start from.
             train_tables: names in `mappa.task.tables.TABLES`.
@@ -133,22 +134,24 @@ class Tabular:
                 raise TaskError(f"{where}: metadata.{key} is missing")
         if meta["data_type"] not in KINDS:
             raise TaskError(f"{where}: data_type={meta['data_type']} must be one of {', '.join(KINDS)}")
+        metric = _metric(record["prompt"], meta, f"{where} ({meta['task_id']})")
         files = {"train.csv": meta["train_file"], "test.csv": meta["test_file"]}
         files |= {"sample_submission.csv": meta["sample_file"]} if "sample_file" in meta else {}
         files = {name: self._existing(path, f"{where} ({meta['task_id']})") for name, path in files.items()}
         answers = self._existing(str(Path(meta["answer_dir"]) / "test_answer.csv"), f"{where} ({meta['task_id']})")
         id_column, targets = _columns(answers, files["test.csv"], where)
-        _check_kind(files["train.csv"], targets, meta["data_type"], f"{where} ({meta['task_id']})")
+        kind = METRICS[metric].kind  # what it is scored by decides, whatever the record calls it
+        _check_kind(files["train.csv"], targets, kind, f"{where} ({meta['task_id']})")
         return Task(
             id=meta["task_id"],
             question=record["prompt"],
-            kind=meta["data_type"],
+            kind=kind,
             files=files,
             metadata={
                 "answers": answers,
                 "id": id_column,
                 "targets": targets,
-                "metric": asked_metric(record["prompt"], meta["data_type"]),
+                "metric": metric,
             },
         )
 
@@ -177,11 +180,24 @@ def _columns(answers: str, test: str, where: str) -> tuple[str, list[str]]:
     return shared[0], targets
 
 
+def _metric(text: str, meta: Mapping[str, Any], where: str) -> str:
+    """The one that the record names in `metadata.metric`, else the one that its text asks for."""
+    try:
+        named = meta.get("metric") or asked_metric(text, meta["data_type"])
+        if named not in METRICS:
+            raise unknown(named)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
+    return named
+
+
 def _check_kind(train: str, targets: Sequence[str], kind: str, where: str) -> None:
-    """Text cannot be regressed (two of DSBench's records say so)."""
+    """Text cannot be regressed."""
     columns = pd.read_csv(train, nrows=50)
     for target in targets:
         if target not in columns:
             raise TaskError(f"{where}: {train} has no column '{target}', which the answers have")
         if kind == "regression" and not pd.api.types.is_numeric_dtype(columns[target]):
-            raise TaskError(f"{where}: '{target}' holds text but data_type is regression; correct the record")
+            raise TaskError(
+                f"{where}: '{target}' holds text, which the task's metric cannot score; correct metadata.metric"
+            )

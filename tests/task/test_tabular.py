@@ -103,6 +103,7 @@ def test_records_of_the_user(tmp_path: Path):
         ({"train_file": "nowhere.csv"}, r"line 1 \(mine\): .*nowhere.csv is missing; task.data_dir"),
         ({"answer_dir": "b"}, "b/test_answer.csv is missing"),
         ({"data_type": "ranking"}, "data_type=ranking must be one of"),
+        ({"metric": "brier"}, r"line 1 \(mine\): the metric 'brier' is not known; available"),
         ({"test_file": "train.csv"}, "a target that it has not"),
     ],
 )
