@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ FAIR = {"accuracy": 0.5, "f1": 0.0, "rmse_pct": 50.0}
 
 MAX_COLUMNS = 1000
 MAX_DIGITS = 100
+_OTHER = "none of the labels"
 _INTEGER = re.compile(rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,100}\.?[0-9]{0,100}|\.[0-9]{1,100})(?:[eE][+-]?[0-9]{1,3})?")
 
@@ -35,16 +37,11 @@ def read_submission(data: bytes, answers: pd.DataFrame, id_column: str) -> pd.Da
     Raises:
         SubmissionError: not a CSV file, a column is missing, or ids are missing, unknown or repeated.
     """
-    if data[: data.find(b"\n")].count(b",") >= MAX_COLUMNS:
-        raise SubmissionError(f"submission.csv has more than {MAX_COLUMNS} columns")
-    try:
-        frame = pd.read_csv(io.BytesIO(data), skipinitialspace=True, dtype=str, keep_default_na=False, index_col=False)
-    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise SubmissionError(f"submission.csv is not a CSV file: {str(error).splitlines()[0]}") from error
-    frame.columns = [str(column).strip() for column in frame.columns]
+    frame = _parsed(data, most_rows=2 * len(answers) + 1000)
     missing = [column for column in answers.columns if column not in frame.columns]
     if missing:
-        raise SubmissionError(f"submission.csv has no column '{missing[0]}' (it has {', '.join(frame.columns[:8])})")
+        shown = ", ".join(" ".join(column.split())[:40] for column in frame.columns[:8])
+        raise SubmissionError(f"submission.csv has no column '{missing[0]}' (it has {shown})")
     ids = frame[id_column].map(_id)
     wanted = answers[id_column].map(_id)
     if ids.duplicated().any():
@@ -55,6 +52,34 @@ def read_submission(data: bytes, answers: pd.DataFrame, id_column: str) -> pd.Da
             f"submission.csv misses {int(absent.sum())} of {len(wanted)} ids and has {int(unknown.sum())} unknown ones"
         )
     return frame.set_index(ids).loc[wanted, [c for c in answers.columns if c != id_column]].reset_index(drop=True)
+
+
+def _parsed(data: bytes, most_rows: int) -> pd.DataFrame:
+    """All fields as text. Row by row, so that nothing grows beyond the bounds: rows, columns, characters of a field."""
+    try:
+        rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True)
+        header = next((row for row in rows if row), [])
+        if not header:
+            raise SubmissionError("submission.csv is not a CSV file: it is empty")
+        if len(header) > MAX_COLUMNS:
+            raise SubmissionError(f"submission.csv has more than {MAX_COLUMNS} columns")
+        header = [column.strip() for column in header]
+        if len(set(header)) < len(header):
+            raise SubmissionError("submission.csv names a column twice")
+        found = []
+        for row in rows:
+            if not row:
+                continue
+            if len(row) < len(header) or any(row[len(header) :]):
+                raise SubmissionError(
+                    f"submission.csv is not a CSV file: line {rows.line_num} has {len(row)} fields, not {len(header)}"
+                )
+            found.append(row[: len(header)])
+            if len(found) > most_rows:
+                raise SubmissionError(f"submission.csv has more than {most_rows} rows")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SubmissionError(f"submission.csv is not a CSV file: {str(error).splitlines()[0]}") from error
+    return pd.DataFrame(found, columns=header, dtype=str)
 
 
 def measure(
@@ -122,6 +147,8 @@ def _classification(truth: pd.Series, predicted: pd.Series, train: pd.Series, na
         found = _of_shares(*(_indicators(column, labels) for column in (true, said, known)), name, truth.name)
     elif name == "qwk" and numeric and all(map(_is_number, labels)):
         said = _nearest(_numbers(predicted), labels)
+    if not metric.texts:
+        said = said.where(said.isin(labels), _OTHER)  # however many labels were made up, they are one wrong label
     first = said.str.split().str[0].fillna("") if name == "map@3" else said
     found |= {other: METRICS[other].score(list(true), list(first), labels) for other in ("accuracy", "f1")}
     if not metric.shares:

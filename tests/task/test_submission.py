@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -39,6 +41,47 @@ def test_rows_are_aligned_by_id_not_by_order():
 def test_a_wrong_file_is_a_failed_submission_with_the_reason(text, reason):
     with pytest.raises(SubmissionError, match=reason):
         read_submission(text.encode(), ANSWERS, "id")
+
+
+HOSTILE = {
+    "a quoted newline in the header": b'"\n' + b"," * 200_000 + b'",y\n7,0\n',
+    "a header of many columns after a quoted newline": b'"a\nb"' + b",c" * 100_000 + b"\n" + b"1," * 100_000 + b"1\n",
+    "an open quote": b'id,y\n"' + b"7,0\n" * 200_000,
+    "endless rows": b"id,y\n" + b"7,0\n" * 2_000_000,
+    "many columns in a row": b"id,y\n" + b"7" + b",0" * 2_000_000,
+    "no text": b"id,y\n7,\xff\n",
+    "a column twice": b"id,y,y\n7,0,1\n",
+    "numbers without end": b"id,y\n" + b"9" * 100_000 + b"," + b"9" * 100_000 + b"\n8,1e999999999\n9,1\n10,1\n",
+    "a long name over two lines": b'"' + b"id\n" * 30_000 + b'",y\n7,0\n',
+    "20 MB of it": b'"\n' + b"," * 20_000_000 + b'",y\n7,0\n',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_at_once(name: str):
+    """Attacks with limits of their own: a process of 4 GiB and 20 s."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "import pandas as pd\nfrom mappa.task.submission import SubmissionError, read_submission\n"
+        "answers = pd.DataFrame({'id': [7, 8, 9, 10], 'y': [0, 1, 1, 0]})\n"
+        "try: read_submission(sys.stdin.buffer.read(), answers, 'id')\n"
+        "except SubmissionError as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], input=HOSTILE[name], capture_output=True, timeout=20, check=False
+    )
+    assert ran.stdout.startswith(b"submission.csv "), ran.stderr[-500:]
+    assert len(ran.stdout) < 1000
+    assert ran.stdout.count(b"\n") == 1
+
+
+def test_a_label_for_every_row_costs_nothing():
+    """A table of all labels against all would not fit into memory."""
+    rows = 40_000
+    truth = [str(row % 3) for row in range(rows)]
+    for metric in ("kappa", "qwk", "f1_macro", "f1_samples", "accuracy"):
+        found = classification([f"label{row}" for row in range(rows)], truth, truth, metric)
+        assert found["skill"] == 0.0
 
 
 def test_long_ids_are_told_apart():
@@ -109,7 +152,8 @@ def test_skill_by_the_metric_that_the_task_asks_for():
 
 REAL = {
     "auc": 24, "rmsle": 10, "rmse": 8, "accuracy": 7, "mae": 4, "smape": 4, "log_loss": 2, "qwk": 2, "medae": 1,
-    "gini": 1, "mcrmse": 1, "pearson": 1, "map@3": 1, "spearman": 1, "r2": 1, "f1": 1, "f1_micro": 1, "f1_macro": 1, "jaccard": 1,
+    "gini": 1, "mcrmse": 1, "pearson": 1, "map@3": 1, "spearman": 1, "r2": 1, "f1": 1, "f1_micro": 1,
+    "f1_macro": 1, "jaccard": 1,
 }  # fmt: skip
 """Counted by reading the 72 records."""
 
