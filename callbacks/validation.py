@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,13 @@ from lightning import Callback, LightningModule, Trainer
 from mappa.play.episodes import write_lines
 from mappa.play.rollout import Job
 from mappa.ranks import gather
-from mappa.report.metrics import evaluate_episodes, measures_by_task, scores_by_task, tokens_by_task
+from mappa.report.metrics import (
+    clusters_by_task,
+    evaluate_episodes,
+    measures_by_task,
+    scores_by_task,
+    tokens_by_task,
+)
 from mappa.report.statistics import interval, paired
 from mappa.seed import stable_seed
 from mappa.types import Episode
@@ -31,7 +37,7 @@ class Result:
     """Epochs trained before it."""
     name: str
     measures: dict[str, dict[str, float]]
-    """avg@k, pass@k, maj@k, each as mean, low, high (95% bootstrap over problems) and n (problems)."""
+    """avg@k, pass@k, maj@k, each as mean, low, high (95% interval over problems) and n (problems)."""
     tokens: float
     """Completion tokens per episode, of all seats: what the accuracy costs."""
     tokens_interval: dict[str, float]
@@ -105,20 +111,21 @@ class ValidationCallback(Callback):
             episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
             scores, spent = scores_by_task(episodes), tokens_by_task(episodes)
             by_task = measures_by_task([trainer.datamodule.with_grade(episode) for episode in episodes])
+            clusters = clusters_by_task(episodes)
             untrained = next((r for r in self.results if r.name == name and r.epoch == 0), None)
             result = Result(
                 epoch=epoch,
                 name=name,
                 scores=scores,
                 by_task=by_task,
-                metrics={measure: interval(list(values.values())) for measure, values in by_task.items()},
-                gain=paired(untrained.scores, scores) if untrained is not None else None,
-                gains=_gains(untrained.by_task, by_task) if untrained is not None else {},
+                metrics={measure: _interval(values, clusters) for measure, values in by_task.items()},
+                gain=paired(untrained.scores, scores, clusters) if untrained is not None else None,
+                gains=_gains(untrained.by_task, by_task, clusters) if untrained is not None else {},
                 measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
                 tokens=statistics.fmean(spent.values()),
-                tokens_interval=interval(list(spent.values())),
+                tokens_interval=_interval(spent, clusters),
                 tokens_by_task=spent,
-                tokens_gain=paired(untrained.tokens_by_task, spent) if untrained is not None else None,
+                tokens_gain=paired(untrained.tokens_by_task, spent, clusters) if untrained is not None else None,
                 failed=sum(episode.error is not None for episode in episodes),
             )
             fresh.append(result)
@@ -137,6 +144,7 @@ class ValidationCallback(Callback):
             {
                 "task": episode.task.id,
                 "kind": episode.task.kind,
+                "cluster": episode.task.cluster or episode.task.id,
                 "answer": episode.answer,
                 "vote": None if episode.answer is None else vote(episode.answer),
                 "score": episode.grade.score if episode.grade else 0.0,
@@ -155,9 +163,15 @@ class ValidationCallback(Callback):
         self.results = [Result(**result) for result in state_dict["results"]]
 
 
-def _gains(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def _interval(values: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, float]:
+    return interval(list(values.values()), clusters=[clusters[task] for task in values])
+
+
+def _gains(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], clusters: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
     return {
-        measure: paired(before[measure], values)
+        measure: paired(before[measure], values, clusters)
         for measure, values in after.items()
         if before.get(measure, {}).keys() == values.keys()
     }

@@ -45,6 +45,8 @@ class Source:
     """Field of the record's id; without one the id is made from the problem's text."""
     kind: str | None = None
     """Field of the stratum (e.g. `level`); without one it is the set's name."""
+    cluster: str | None = None
+    """Field of what a problem shares with others (e.g. its text): such problems are no independent observations."""
     where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Field -> values; records with another value are left out, e.g. `level: [1, 2, 3]`."""
     limit: int | None = None
@@ -186,6 +188,11 @@ def question_of(record: Mapping[str, Any], source: Source, where: str) -> str:
 def kind_of(record: Mapping[str, Any], source: Source, name: str, where: str) -> str:
     """The stratum: the set's name where the source names no field."""
     return name if source.kind is None else text_of(field_of(record, source.kind, "kind", where), where)
+
+
+def cluster_of(record: Mapping[str, Any], source: Source, where: str) -> str:
+    """Empty where the source names no field."""
+    return "" if source.cluster is None else text_of(field_of(record, source.cluster, "cluster", where), where)
 
 
 def identity(record: Mapping[str, Any], source: Source, question: str) -> str:

@@ -52,7 +52,8 @@ class Tabular:
         Args:
             folder: where the tasks on scikit-learn's tables are written.
             train: JSONL of DSBench records (`prompt`, `metadata` with task_id, data_type, train_file, test_file,
-                answer_dir, and `metric` where the prompt does not name one of `metrics.METRICS`).
+                answer_dir; `cluster` where several are made of one table; `metric` where the prompt names none of
+                `metrics.METRICS`).
             validation: set name -> such a file.
             data_dir: what relative paths in the records start from.
             train_tables: names in `mappa.task.tables.TABLES`.
@@ -151,6 +152,7 @@ class Tabular:
             id=meta["task_id"],
             question=record["prompt"],
             kind=kind,
+            cluster=str(meta.get("cluster", "")),
             files=files,
             metadata={
                 "answers": answers,
