@@ -151,6 +151,7 @@ class ValidationCallback(Callback):
                 "metrics": dict(episode.grade.metrics) if episode.grade else {},
                 "reason": episode.grade.reason if episode.grade else episode.error,
                 "tokens": sum(len(action.completion_ids) for action in episode.actions),
+                "prompt_tokens": sum(len(action.prompt_ids) for action in episode.actions),
             }
             for episode in episodes
         ]

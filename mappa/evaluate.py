@@ -3,13 +3,15 @@
 Words:
     run=FOLDER     the run whose newest checkpoint is graded, with the configuration it was trained with
     adapters=none  the untrained team (the base model) instead
-    samples=K      episodes per problem: avg@K, unbiased pass@k and maj@K, with 95% intervals over problems
+    samples=K      episodes per problem: avg@K, unbiased pass@k and (where the task has a vote) maj@K, printed with
+                   their 95% intervals over problems
     limit=N        problems per validation set
     anything else  a configuration override, e.g. `task=aime_2025`, `callbacks.validation.temperature=0.6`
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -68,6 +70,16 @@ def evaluate(argv: list[str]) -> Path:
     return folder
 
 
+def measures(folder: Path) -> list[str]:
+    """avg@k, and of several attempts pass@k and, where the task has a vote, maj@k: a line each, with its interval."""
+    found = json.loads((folder / "summary.json").read_text())["validation"]
+    return [
+        f"{result['name']}  {name:<7} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  {m['n']} problems"
+        for result in found
+        for name, m in result["measures"].items()
+    ]
+
+
 def override(cfg: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
     """Apply `key=value` words: a config group takes one of its files, everything else is set in place.
 
@@ -121,7 +133,9 @@ def main() -> None:
         print(help_text(__doc__, sys.argv[1:]))  # noqa: T201 command-line output
         return
     register_resolvers()
-    print(evaluate(sys.argv[1:]))  # noqa: T201 the command's last line
+    folder = evaluate(sys.argv[1:])
+    print("\n".join(measures(folder)))  # noqa: T201 command-line output
+    print(folder)  # noqa: T201 the command's last line
 
 
 if __name__ == "__main__":

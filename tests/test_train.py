@@ -101,12 +101,15 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
         assert numbers[f"{agent}/engine_mismatch"][0] < 1e-4
     assert {f"seconds/{p}" for p in ("generate", "tool", "judge", "update", "sync")} <= set(numbers)
 
-    from mappa.evaluate import evaluate
+    from mappa.compare import compare, read
+    from mappa.evaluate import evaluate, measures
 
     graded = evaluate([f"run={folder}", "samples=2", "limit=3"])
     result = json.loads((graded / "summary.json").read_text())["validation"][0]
     assert set(result["measures"]) == {"avg@2", "pass@2", "maj@2"}
     assert result["measures"]["avg@2"]["n"] == 3
+    assert [line.split()[1] for line in measures(graded)] == ["avg@2", "pass@2", "maj@2"]
+    assert compare(read(graded, prompts=True), read(graded, prompts=True))["difference"]["mean"] == 0.0
     with pytest.raises(ConfigError, match="graded by the task, without a judge"):
         evaluate([f"run={folder}", "judge=outcome"])
 

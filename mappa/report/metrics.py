@@ -57,8 +57,8 @@ def _agent_metrics(actions: Sequence[Action], verdicts: Mapping[str, Verdict]) -
 def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | None]) -> dict[str, dict[str, float]]:
     """`avg@k`, and for k > 1 `pass@2`, `pass@4`, ... up to k and `maj@k`, each with its interval over problems.
 
-    Without a vote there is no `maj@k`. Episodes that ended in an error count as wrong. A problem's episodes are all k of
-    its attempts.
+    Without a vote there is no `maj@k`. Episodes that ended in an error count as wrong. A problem's episodes are all k
+    of its attempts.
     """
     by_task: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:

@@ -131,6 +131,38 @@ def pass_at_k(correct: int, tried: int, k: int) -> float:
     return 1.0 - math.comb(tried - correct, k) / math.comb(tried, k)
 
 
+def majority_of_subsets(votes: Sequence[str | None], scores: Sequence[float], k: int) -> float:
+    """Mean of `majority` over all subsets of k attempts, ties shared equally (as over all orders of the attempts).
+
+    Exact, by counting: an answer that n_j attempts gave wins with m votes where no other answer has more.
+    """
+    counts = Counter(vote for vote in votes if vote is not None)
+    silent = len(votes) - counts.total()
+    result = 0.0
+    for answer, given in counts.items():
+        score = sum(s for v, s in zip(votes, scores, strict=True) if v == answer) / given
+        rivals = [n for other, n in counts.items() if other != answer]
+        for m in range(1, min(given, k) + 1):
+            wins = sum(
+                ways * math.comb(silent, k - m - taken) / (1 + ties)
+                for (taken, ties), ways in _rivals_taken(rivals, m, k - m).items()
+            )
+            result += score * math.comb(given, m) * wins
+    return result / math.comb(len(votes), k)
+
+
+def _rivals_taken(rivals: Sequence[int], most: int, left: int) -> Counter[tuple[int, int]]:
+    """(attempts taken from rivals, rivals that have `most`) -> in how many ways, none having more than `most`."""
+    ways = Counter({(0, 0): 1})
+    for n in rivals:
+        longer: Counter[tuple[int, int]] = Counter()
+        for (taken, ties), count in ways.items():
+            for more in range(min(n, most, left - taken) + 1):
+                longer[taken + more, ties + (more == most)] += count * math.comb(n, more)
+        ways = longer
+    return ways
+
+
 def majority(votes: Sequence[str | None], scores: Sequence[float]) -> float:
     """Score of the most frequent answer; no answer is no vote; ties go to the answer that came first."""
     counts = Counter(vote for vote in votes if vote is not None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mappa.report.statistics import interval, majority, paired, pass_at_k
+from mappa.report.statistics import interval, majority, majority_of_subsets, paired, pass_at_k
 
 SHARES = (0.05, 0.07, 0.1, 0.15, 0.3, 0.5, 0.7, 0.9, 0.95)
 NOMINAL = 0.92
@@ -27,6 +27,23 @@ def test_majority_without_votes_and_with_ties():
     assert majority([None, None], [1.0, 1.0]) == 0.0
     assert majority(["a", "b", "b"], [1.0, 0.0, 0.0]) == 0.0
     assert majority(["a", "b"], [1.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("votes", "k"), [("aabbc-", 3), ("abcd", 2), ("aaabb--", 4), ("aab", 3), ("---", 2), ("aabbccd", 5)]
+)
+def test_the_majority_over_all_subsets_is_that_of_all_orders(votes: str, k: int):
+    scores = [float("abcd-".index(vote)) / 4 for vote in votes]
+    said = [None if vote == "-" else vote for vote in votes]
+    orders = permutations(range(len(votes)), k)
+    each = [majority([said[i] for i in order], [scores[i] for i in order]) for order in orders]
+    assert majority_of_subsets(said, scores, k) == pytest.approx(np.mean(each))
+
+
+def test_the_majority_over_subsets_of_many_attempts_takes_no_time():
+    assert (
+        0.0 < majority_of_subsets([str(i % 20) for i in range(64)], [float(i % 20 == 0) for i in range(64)], 16) < 0.2
+    )
 
 
 @pytest.mark.parametrize("n", [8, 30, 200])
