@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.judge import JudgeCallback
 from mappa.config import ASSETS
-from mappa.errors import ConfigError, EngineError
+from mappa.errors import CheckpointError, ConfigError, EngineError
 from mappa.judge.base import BaseJudge
 from mappa.train import build, cheap_parts, train
 from mappa.types import Verdict
@@ -58,6 +58,13 @@ def test_validation_at_temperature_zero_decodes_greedily(mini: Callable[..., Dic
     """The tiny team was taught its job: its likeliest words are never all wrong."""
     cfg = mini("trainer.max_epochs=0", "callbacks.validation.temperature=0", "callbacks.validation.limit=12")
     assert json.loads((train(cfg) / "summary.json").read_text())["accuracy_before"]["mean"] > 0.3
+
+
+def test_the_quickstart_alone(mini: Callable[..., DictConfig]):
+    cfg = mini("team=solo", "trainer.max_epochs=1", "callbacks.validation.limit=2")
+    summary = json.loads((train(cfg) / "summary.json").read_text())
+    assert set(summary["reward_by_agent"]["last"]) == {"solo"}
+    assert summary["actions"]["judged"] > 0
 
 
 def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path):
@@ -110,6 +117,8 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     assert result["measures"]["avg@2"]["n"] == 3
     assert [line.split()[1] for line in measures(graded)] == ["avg@2", "pass@2", "maj@2"]
     assert compare(read(graded, prompts=True), read(graded, prompts=True))["difference"]["mean"] == 0.0
+    with pytest.raises(CheckpointError, match=r"no adapter for agent 'solo'"):
+        evaluate([f"run={folder}", "team=solo", "team.agents.solo.max_tokens=40"])
     with pytest.raises(ConfigError, match="graded by the task, without a judge"):
         evaluate([f"run={folder}", "judge=outcome"])
 
