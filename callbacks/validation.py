@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mappa.play.episodes import write_lines
+from mappa.play.episodes import to_json, write_episodes, write_lines
 from mappa.play.rollout import Job
 from mappa.ranks import gather
 from mappa.report.metrics import (
@@ -79,7 +79,8 @@ class ValidationCallback(Callback):
         before: bool = True,
         seed: int = 0,
     ) -> None:
-        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results.
+        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results, and
+        in its `transcripts/` all that was said, in the format of training episodes.
 
         `temperature`: 0 = greedy decoding.
         """
@@ -129,7 +130,12 @@ class ValidationCallback(Callback):
                 failed=sum(episode.error is not None for episode in episodes),
             )
             fresh.append(result)
+            header = trainer.datamodule.header() | {
+                "sampling": [self._temperature, self._top_p, self._seed]
+            }  # collective
             if trainer.is_global_zero:
+                transcripts = self._folder / "transcripts" / f"{name}-epoch={epoch:04d}.jsonl"
+                write_episodes(transcripts, header, [to_json(episode) for episode in episodes])
                 self._write(epoch, name, episodes, trainer.datamodule.task_set.vote)
                 for logger in trainer.loggers:
                     numbers = {f"validation/{name}": result.accuracy["mean"]}

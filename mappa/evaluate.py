@@ -1,7 +1,8 @@
 """Grade a trained team: `python -m mappa.evaluate run=outputs/NAME/TIME [task=...] [adapters=none] [samples=4]`.
 
 Words:
-    run=FOLDER     the run whose newest checkpoint is graded, with the configuration it was trained with
+    run=FOLDER     the run whose checkpoint is graded, with the configuration it was trained with
+    checkpoint=    last (default), best (in validation), or a number of epochs whose checkpoint is still there
     adapters=none  the untrained team (the base model) instead
     samples=K      episodes per problem: avg@K, unbiased pass@k and (where the task has a vote) maj@K, printed with
                    their 95% intervals over problems
@@ -20,21 +21,21 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.checkpoint import check_adapters, last_checkpoint
+from mappa.checkpoint import check_adapters, chosen_checkpoint
 from mappa.command import help_text, options, run_guarded, split, wants_help
 from mappa.config import CONF, compose, make, register_resolvers
 from mappa.errors import ConfigError
 from mappa.play.rollout import adapters_of
 from mappa.train import build, cheap_parts, prepare
 
-_WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
+_WORDS = {"run": None, "checkpoint": "last", "adapters": "last", "samples": "1", "limit": "null"}
 
 
 def evaluate(argv: list[str]) -> Path:
     """Returns the folder in the run that holds the results: per-problem records and `summary.json`."""
     words, overrides, folders = split(argv, _WORDS)
     _check_words(words)
-    checkpoint = last_checkpoint(words["run"])
+    checkpoint = chosen_checkpoint(words["run"], words["checkpoint"])
     run = Path(words["run"])
     cfg = override(OmegaConf.load(run / ".hydra" / "config.yaml"), overrides, folders)
     folder = run / "evaluation" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks import find
 from callbacks.judge import JudgeCallback
-from mappa.config import ASSETS
+from callbacks.validation import ValidationCallback
+from mappa.checkpoint import chosen_checkpoint
+from mappa.config import ASSETS, make
 from mappa.errors import CheckpointError, ConfigError, EngineError
 from mappa.judge.base import BaseJudge
+from mappa.play.episodes import read_episodes
 from mappa.train import build, cheap_parts, train
 from mappa.types import Verdict
 from tests.conftest import REPO, write_hydra_folder
@@ -60,6 +65,43 @@ def test_validation_at_temperature_zero_decodes_greedily(mini: Callable[..., Dic
     assert json.loads((train(cfg) / "summary.json").read_text())["accuracy_before"]["mean"] > 0.3
 
 
+def test_the_best_checkpoint_stays(mini: Callable[..., DictConfig]):
+    """By a measure that falls from epoch to epoch, as it is written into the results before each checkpoint."""
+
+    class Falling(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            result = find(trainer, ValidationCallback).results[-1]
+            result.accuracy["mean"] = 1.0 / result.epoch
+
+    cfg = mini("trainer.max_epochs=4", "callbacks.validation.every_n_epochs=1", "callbacks.validation.limit=1")
+    OmegaConf.update(cfg, "callbacks.checkpoint.keep", 1)
+    data, module = build(cfg, cheap_parts(cfg))
+    try:
+        callbacks = [
+            make(cfg.callbacks.judge),
+            make(cfg.callbacks.validation),
+            Falling(),
+            make(cfg.callbacks.checkpoint),
+        ]
+        make(cfg.trainer, callbacks=callbacks, logger=False).fit(module, data)
+    finally:
+        data.close()
+    run = Path(cfg.paths.run)
+    write_hydra_folder(cfg, run)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"epoch=1", "epoch=4", "best.json"}
+    assert chosen_checkpoint(run, "best").name == chosen_checkpoint(run, "1").name == "epoch=1"
+    assert chosen_checkpoint(run, "last").name == "epoch=4"
+    with pytest.raises(CheckpointError, match=r"has no checkpoint=3; available: best, last, 1, 4"):
+        chosen_checkpoint(run, "3")
+
+
+def test_a_best_that_no_validation_measures_is_refused(mini: Callable[..., DictConfig]):
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.best=rmse is no measure of arithmetic; available: accuracy, avg@1"
+    ):
+        train(mini("trainer.max_epochs=1", "callbacks.checkpoint.best=rmse"))
+
+
 def test_the_quickstart_alone(mini: Callable[..., DictConfig]):
     cfg = mini("team=solo", "trainer.max_epochs=1", "callbacks.validation.limit=2")
     summary = json.loads((train(cfg) / "summary.json").read_text())
@@ -95,6 +137,7 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     numbers = scalars(folder)
     for agent in ("solver", "executor", "verifier"):
         for key in (
+            "token_share",
             "reward",
             "reward_std",
             "kl",
@@ -112,6 +155,11 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     from mappa.evaluate import evaluate, measures
 
     graded = evaluate([f"run={folder}", "samples=2", "limit=3"])
+    said = read_episodes(graded / "transcripts" / "arithmetic-epoch=0000.jsonl")
+    assert len(said) == 6
+    assert all(episode.actions and episode.actions[0].text for episode in said)
+    with pytest.raises(CheckpointError, match=r"has no checkpoint=7; available: best, last, 1, 2"):
+        evaluate([f"run={folder}", "checkpoint=7"])
     result = json.loads((graded / "summary.json").read_text())["validation"][0]
     assert set(result["measures"]) == {"avg@2", "pass@2", "maj@2"}
     assert result["measures"]["avg@2"]["n"] == 3

@@ -15,7 +15,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Numbers of one rollout, over the team and `<agent>/...`. A value that nothing supports is left out.
 
-    Rewards are on 0-1 over judged actions; lengths in tokens; fractions over the agent's actions.
+    Rewards are on 0-1 over judged actions; lengths in tokens; fractions over the agent's actions, `token_share` of
+    all that was said.
     """
     actions = [action for episode in episodes for action in episode.own]
     numbers = {
@@ -28,10 +29,12 @@ def rollout_metrics(
         numbers["rollout/accuracy"] = statistics.fmean(grades)
         measures = {name: statistics.fmean(found.values()) for name, found in measures_by_task(episodes).items()}
         numbers |= {f"rollout/{name}": value for name, value in measures.items() if name != "accuracy"}
+    said = sum(len(action.completion_ids) for action in actions)
     for agent in agents:
         mine = [action for action in actions if action.agent == agent]
         if mine:
             numbers |= {f"{agent}/{key}": value for key, value in _agent_metrics(mine, verdicts).items()}
+            numbers[f"{agent}/token_share"] = sum(len(action.completion_ids) for action in mine) / max(1, said)
     return numbers
 
 
