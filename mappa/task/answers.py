@@ -109,7 +109,13 @@ def _same_value(expression: str, truth: str, limit_s: float) -> bool | None:
         return not found.isdisjoint(wanted)
     if _says_more(expression, truth):
         return compact(expression).casefold() == compact(truth).casefold()
-    return verifier.shared().check(without_unit(tidy(expression)), without_unit(tidy(truth)), limit_s)
+    return verifier.shared().check(_plain(expression), _plain(truth), limit_s)
+
+
+def _plain(expression: str) -> str:
+    """A plain number by its value, else without dress and unit."""
+    value = number(expression)
+    return without_unit(tidy(expression)) if value is None else str(value)
 
 
 def _readings(expression: str) -> set:

@@ -20,12 +20,14 @@ _WRAPPED = re.compile(rf"{_WRAPPER}\s*\{{([^{{}}]*)\}}")
 _LABEL = re.compile(r"\(?([A-Ea-e])\)|([A-E])[.:](?=\s|$)")
 _PERCENT = re.compile(r"(?:\\?%| ?percent)$")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)$")
-_UNIT = re.compile(r"(?:(?<=[\d})])|(?<=\\pi)) ?(?<![A-Za-z])([A-Za-z]+(?:[ /]+[A-Za-z]+){0,3}\.?)(?: ?\^ ?\{?\d\}?)?$")
+_UNIT = re.compile(
+    r"(?:(?<=[\d})])|(?<=\\pi)|(?<=\\circ)) ?(?<![A-Za-z])([A-Za-z]+(?:[ /]+[A-Za-z]+){0,3}\.?)(?: ?\^ ?\{?\d\}?)?$"
+)
 _MEASURES = re.compile(
     r"mm|cm|dm|m|km|in|ft|yd|mi|mg|g|kg|lb|oz|ml|cl|l|L|s|sec|min|h|hr|ms|Hz|N|J|W|kW|Pa|V|A|K|C|F|mol|rad|"
     r"deg|mph|inch|foot|feet|yard|mile|meter|metre|centimeter|centimetre|millimeter|kilometer|kilometre|"
     r"gram|kilogram|pound|ounce|liter|litre|gallon|second|minute|hour|day|week|month|year|degree|radian|"
-    r"dollar|cent|euro|unit"
+    r"dollar|cent|euro|unit|people|children|men|women"
 )
 _OF_MEASURES = re.compile(r"square|cubic|sq|cu|per|squared|cubed|a|an|of")
 _NOT_UNITS = re.compile(
@@ -53,7 +55,7 @@ def tidy(expression: str) -> str:
     text = re.sub(r"sqrt ?\(([^()]*)\)", r"sqrt{\1}", text)
     text = re.sub(r"(?<![\\a-zA-Z])(pi|sqrt)(?![a-zA-Z])", r"\\\1 ", text)
     text = re.sub(rf"^{_WRAPPER}", "", " ".join(_unwrapped(text).split()))
-    text = _without_label(text.strip(" ").rstrip(".,; "))
+    text = _without_label(re.sub(r"(?<![.,;])[.,;]$", "", text.strip()).strip())
     while text.startswith("{") and text.endswith("}") and text.count("{") == 1:
         text = text[1:-1].strip()
     return text
@@ -111,7 +113,7 @@ def without_unit(text: str) -> str:
 
 def _is_unit(word: str) -> bool:
     plural = len(word) > 3 and word.endswith("s") and not _NOT_UNITS.fullmatch(word.lower())
-    return plural or any(map(_MEASURES.fullmatch, (word, word.lower())))
+    return plural or any(map(_MEASURES.fullmatch, (word, word.lower() if len(word) > 1 else word)))
 
 
 def _value(text: str) -> Fraction | None:

@@ -159,6 +159,9 @@ HEDGES = {
         r"\frac{5}{1}\text{ or 7}",
         "5_6",
         "x>5",
+        "5...",
+        "5M",
+        "5k",
         "5!",
     ],
     "42": [
@@ -216,6 +219,8 @@ EQUAL = {
     r"(-\infty,1)\cup(2,\infty)": [r"x<1\text{ or }x>2", "x < 1 or x > 2"],
     r"\emptyset": [r"\varnothing", "∅"],
     r"16\pi": [r"16\pi\text{ in}^2", "16π", "16 pi"],
+    r"3\times10^8": ["3.0e8"],
+    "98": [r"98^\circ F", "98 people", "98 cm²", "98."],
     r"2\sqrt3": ["2sqrt(3)", r"\sqrt{12}"],
     r"\text{Evelyn}": ["Evelyn", r"\textbf{evelyn}"],
     "yx": ["xy"],
