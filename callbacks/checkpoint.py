@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from mappa.checkpoint import saved
+from callbacks import find
+from callbacks.validation import ValidationCallback
+from mappa.checkpoint import BEST, epoch_of, saved
+from mappa.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import PositiveInt
@@ -25,11 +31,20 @@ class AdapterCheckpoint(Checkpoint):
     Lightning calls callbacks of this base class last, so all others' state is of the same moment.
     """
 
-    def __init__(self, folder: str, every_n_epochs: PositiveInt = 1, keep: PositiveInt = 2) -> None:
-        """`keep`: newest checkpoints that stay on disk."""
+    def __init__(
+        self, folder: str, every_n_epochs: PositiveInt = 1, keep: PositiveInt = 2, best: str = "accuracy"
+    ) -> None:
+        """Teams of separate policies peak and then fall (arXiv 2605.24202), so the best stays beside the newest.
+
+        Args:
+            keep: newest checkpoints that stay on disk.
+            best: measure by which one more stays, of those saved when it was validated; its mean over the validation
+                sets, more is better: `accuracy`, one of `pass@k` and `maj@k`, or the task's own, e.g. `success`.
+        """
         self._folder = Path(folder)
         self._every = every_n_epochs
         self._keep = keep
+        self._best = best
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of a new run, so that its first epoch can be gone on with, too."""
@@ -58,12 +73,38 @@ class AdapterCheckpoint(Checkpoint):
                 target.rename(replaced)
             partial.rename(target)
             shutil.rmtree(replaced, ignore_errors=True)
-            self._prune()
+            self._prune(trainer)
         trainer.strategy.barrier("checkpoint")
 
-    def _prune(self) -> None:
-        for old in saved(self._folder)[: -self._keep]:
-            shutil.rmtree(old)
+    def _prune(self, trainer: Trainer) -> None:
+        there = saved(self._folder)
+        epochs = sorted({epoch_of(path) for path in there})
+        kept = set(epochs[-self._keep :])
+        validated = {epoch: value for epoch, value in self._values(trainer).items() if epoch in epochs}
+        if validated:
+            best = max(validated, key=lambda epoch: (validated[epoch], -epoch))
+            kept.add(best)
+            partial = self._folder / f"{BEST}.partial"
+            partial.write_text(json.dumps({"epoch": best, "measure": self._best, "value": validated[best]}) + "\n")
+            partial.replace(self._folder / BEST)
+        for path in there:
+            if epoch_of(path) not in kept:
+                shutil.rmtree(path)
+
+    def _values(self, trainer: Trainer) -> dict[int, float]:
+        """Epochs trained -> the measure, its mean over the validation sets.
+
+        Raises:
+            ConfigError: no validation set has it.
+        """
+        validation, values = find(trainer, ValidationCallback), defaultdict(list)
+        for result in validation.results if validation is not None else []:
+            found = {"accuracy": result.accuracy} | result.measures | result.metrics
+            if self._best not in found:
+                what = f"callbacks.checkpoint.best={self._best} is no measure of {result.name}"
+                raise ConfigError(f"{what}; available: {', '.join(found)}")
+            values[result.epoch].append(found[self._best]["mean"])
+        return {epoch: statistics.fmean(found) for epoch, found in values.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Global generators: only dropout draws from them, every other consumer derives its own seed."""
@@ -78,6 +119,7 @@ class AdapterCheckpoint(Checkpoint):
         self._resume_rng = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._values(trainer)  # refuses a measure that the validation before training did not have
         state = self.__dict__.pop("_resume_rng", None)
         if state is not None:
             random.setstate(state["python"])

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mappa.play.episodes import write_lines
+from mappa.play.episodes import to_json, write_episodes, write_lines
 from mappa.play.rollout import Job
 from mappa.ranks import gather
-from mappa.report.metrics import evaluate_episodes, measures_by_task, scores_by_task, tokens_by_task
+from mappa.report.metrics import (
+    clusters_by_task,
+    evaluate_episodes,
+    measures_by_task,
+    scores_by_task,
+    tokens_by_task,
+)
 from mappa.report.statistics import interval, paired
 from mappa.seed import stable_seed
 from mappa.types import Episode
 
 if TYPE_CHECKING:
     from annotated_types import Gt, Le
-    from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+    from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Result:
     """Epochs trained before it."""
     name: str
     measures: dict[str, dict[str, float]]
-    """avg@k, pass@k, maj@k, each as mean, low, high (95% bootstrap over problems) and n (problems)."""
+    """avg@k, pass@k, maj@k, each as mean, low, high (95% interval over problems) and n (problems)."""
     tokens: float
     """Completion tokens per episode, of all seats: what the accuracy costs."""
     tokens_interval: dict[str, float]
@@ -68,12 +74,16 @@ class ValidationCallback(Callback):
         every_n_epochs: NonNegativeInt = 10,
         samples: PositiveInt = 1,
         limit: PositiveInt | None = None,
-        temperature: PositiveFloat = 1.0,
+        temperature: NonNegativeFloat = 1.0,
         top_p: Annotated[float, Gt(0), Le(1)] = 1.0,
         before: bool = True,
         seed: int = 0,
     ) -> None:
-        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results."""
+        """`samples`: episodes per problem. `limit`: problems per set; None = all. `folder`: per-problem results, and
+        in its `transcripts/` all that was said, in the format of training episodes.
+
+        `temperature`: 0 = greedy decoding.
+        """
         self._folder = Path(folder)
         self._every, self._samples, self._limit, self._before = every_n_epochs, samples, limit, before
         self._temperature, self._top_p, self._seed = temperature, top_p, seed
@@ -107,24 +117,30 @@ class ValidationCallback(Callback):
             episodes = sorted((e for part in gather(mine) for e in part), key=lambda e: e.id)
             scores, spent = scores_by_task(episodes), tokens_by_task(episodes)
             by_task = measures_by_task([trainer.datamodule.with_grade(episode) for episode in episodes])
+            clusters = clusters_by_task(episodes)
             untrained = next((r for r in self.results if r.name == name and r.epoch == 0), None)
             result = Result(
                 epoch=epoch,
                 name=name,
                 scores=scores,
                 by_task=by_task,
-                metrics={measure: interval(list(values.values())) for measure, values in by_task.items()},
-                gain=paired(untrained.scores, scores) if untrained is not None else None,
-                gains=_gains(untrained.by_task, by_task) if untrained is not None else {},
+                metrics={measure: _interval(values, clusters) for measure, values in by_task.items()},
+                gain=paired(untrained.scores, scores, clusters) if untrained is not None else None,
+                gains=_gains(untrained.by_task, by_task, clusters) if untrained is not None else {},
                 measures=evaluate_episodes(episodes, trainer.datamodule.task_set.vote),
                 tokens=statistics.fmean(spent.values()),
-                tokens_interval=interval(list(spent.values())),
+                tokens_interval=_interval(spent, clusters),
                 tokens_by_task=spent,
-                tokens_gain=paired(untrained.tokens_by_task, spent) if untrained is not None else None,
+                tokens_gain=paired(untrained.tokens_by_task, spent, clusters) if untrained is not None else None,
                 failed=sum(episode.error is not None for episode in episodes),
             )
             fresh.append(result)
+            header = trainer.datamodule.header() | {
+                "sampling": [self._temperature, self._top_p, self._seed]
+            }  # collective
             if trainer.is_global_zero:
+                transcripts = self._folder / "transcripts" / f"{name}-epoch={epoch:04d}.jsonl"
+                write_episodes(transcripts, header, [to_json(episode) for episode in episodes])
                 self._write(epoch, name, episodes, trainer.datamodule.task_set.vote)
                 for logger in trainer.loggers:
                     numbers = {f"validation/{name}": result.accuracy["mean"]}
@@ -139,12 +155,14 @@ class ValidationCallback(Callback):
             {
                 "task": episode.task.id,
                 "kind": episode.task.kind,
+                "cluster": episode.task.cluster or episode.task.id,
                 "answer": episode.answer,
                 "vote": None if episode.answer is None else vote(episode.answer),
                 "score": episode.grade.score if episode.grade else 0.0,
                 "metrics": dict(episode.grade.metrics) if episode.grade else {},
                 "reason": episode.grade.reason if episode.grade else episode.error,
                 "tokens": sum(len(action.completion_ids) for action in episode.actions),
+                "prompt_tokens": sum(len(action.prompt_ids) for action in episode.actions),
             }
             for episode in episodes
         ]
@@ -157,9 +175,15 @@ class ValidationCallback(Callback):
         self.results = [Result(**result) for result in state_dict["results"]]
 
 
-def _gains(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def _interval(values: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, float]:
+    return interval(list(values.values()), clusters=[clusters[task] for task in values])
+
+
+def _gains(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], clusters: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
     return {
-        measure: paired(before[measure], values)
+        measure: paired(before[measure], values, clusters)
         for measure, values in after.items()
         if before.get(measure, {}).keys() == values.keys()
     }

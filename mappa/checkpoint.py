@@ -9,6 +9,9 @@ from typing import Any
 
 from mappa.errors import CheckpointError
 
+BEST = "best.json"
+"""In the folder of the checkpoints: which of them did best in validation."""
+
 
 def saved(folder: Path) -> list[Path]:
     """Complete checkpoints, the newest last; one that was about to be replaced when the run was killed is one, too."""
@@ -46,6 +49,27 @@ def check_epochs(checkpoint: Path, max_epochs: int) -> None:
         raise CheckpointError(
             f"{checkpoint} has {done} epochs behind it, but trainer.max_epochs={max_epochs}; set at least {done}"
         )
+
+
+def chosen_checkpoint(run: str | Path, which: str) -> Path:
+    """The checkpoint `last`, `best` (in validation, see `callbacks.checkpoint.best`), or of so many epochs.
+
+    Raises:
+        CheckpointError: as of `last_checkpoint`, or there is no such one.
+    """
+    last = last_checkpoint(run)
+    if which == "last":
+        return last
+    noted = last.parent / BEST
+    if which == "best" and not noted.is_file():
+        raise CheckpointError(
+            f"{run} knows no best checkpoint: none was saved when it was validated; use checkpoint=last"
+        )
+    epoch = json.loads(noted.read_text())["epoch"] if which == "best" else which
+    there = {str(epoch_of(path)): path for path in saved(last.parent)}
+    if str(epoch) not in there:
+        raise CheckpointError(f"{run} has no checkpoint={which}; available: best, last, {', '.join(there)}")
+    return there[str(epoch)]
 
 
 def check_adapters(folder: Path, agents: Sequence[str], lora: Mapping[str, Any], base: str) -> None:

@@ -1,15 +1,18 @@
 """Grade a trained team: `python -m mappa.evaluate run=outputs/NAME/TIME [task=...] [adapters=none] [samples=4]`.
 
 Words:
-    run=FOLDER     the run whose newest checkpoint is graded, with the configuration it was trained with
+    run=FOLDER     the run whose checkpoint is graded, with the configuration it was trained with
+    checkpoint=    last (default), best (in validation), or a number of epochs whose checkpoint is still there
     adapters=none  the untrained team (the base model) instead
-    samples=K      episodes per problem: avg@K, unbiased pass@k and maj@K, with 95% intervals over problems
+    samples=K      episodes per problem: avg@K, unbiased pass@k and (where the task has a vote) maj@K, printed with
+                   their 95% intervals over problems
     limit=N        problems per validation set
     anything else  a configuration override, e.g. `task=aime_2025`, `callbacks.validation.temperature=0.6`
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,21 +21,21 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mappa.checkpoint import check_adapters, epoch_of, last_checkpoint
+from mappa.checkpoint import check_adapters, chosen_checkpoint, epoch_of
 from mappa.command import help_text, options, run_guarded, split, wants_help
 from mappa.config import CONF, compose, make, register_resolvers
 from mappa.errors import ConfigError
 from mappa.play.rollout import adapters_of
 from mappa.train import build, cheap_parts, prepare
 
-_WORDS = {"run": None, "adapters": "last", "samples": "1", "limit": "null"}
+_WORDS = {"run": None, "checkpoint": "last", "adapters": "last", "samples": "1", "limit": "null"}
 
 
 def evaluate(argv: list[str]) -> Path:
     """Returns the folder in the run that holds the results: per-problem records and `summary.json`."""
     words, overrides, folders = split(argv, _WORDS)
     _check_words(words)
-    checkpoint = last_checkpoint(words["run"])
+    checkpoint = chosen_checkpoint(words["run"], words["checkpoint"])
     run = Path(words["run"])
     cfg = override(OmegaConf.load(run / ".hydra" / "config.yaml"), overrides, folders)
     folder = run / "evaluation" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -68,6 +71,16 @@ def evaluate(argv: list[str]) -> Path:
     finally:
         data.close()
     return folder
+
+
+def measures(folder: Path) -> list[str]:
+    """avg@k, and of several attempts pass@k and, where the task has a vote, maj@k: a line each, with its interval."""
+    found = json.loads((folder / "summary.json").read_text())["validation"]
+    return [
+        f"{result['name']}  {name:<7} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  {m['n']} problems"
+        for result in found
+        for name, m in result["measures"].items()
+    ]
 
 
 def override(cfg: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
@@ -123,7 +136,9 @@ def main() -> None:
         print(help_text(__doc__, sys.argv[1:]))  # noqa: T201 command-line output
         return
     register_resolvers()
-    print(evaluate(sys.argv[1:]))  # noqa: T201 the command's last line
+    folder = evaluate(sys.argv[1:])
+    print("\n".join(measures(folder)))  # noqa: T201 command-line output
+    print(folder)  # noqa: T201 the command's last line
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ Words:
     gpu=NAME       one of a100_40gb, a100, h100, h200, l40s, rtx_3090, rtx_4090 (default h100)
     fill=SHARE     of each completion budget that is really used (default 0.5)
     mfu=SHARE      of the GPU's peak that the update reaches (default 0.2; public LoRA trainers: 0.15 to 0.25)
+    problems=N     held-out problems of one validation (default: counted in the task's sets)
     anything else  a configuration override, as for mappa.train
 
-Memory comes from the model's config alone: the update runs on tensors without data. Times are estimates from the two
-shares above and the GPU's data sheet; generation is taken to be bound by memory bandwidth, at half of its peak.
+Memory comes from the model's config alone: the update runs on tensors without data, for the longest row that all
+budgets allow. Times are estimates from the two shares above and the GPU's data sheet; generation is taken to be bound
+by memory bandwidth, at half of its peak.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -21,118 +25,40 @@ from omegaconf import DictConfig
 from mappa.checks import objectives
 from mappa.command import check_choice, help_text, quiet, run_guarded, split, wants_help
 from mappa.config import check, compose_with_origin, make
-from mappa.errors import ConfigError
-from mappa.play.rollout import acts_of, adapters_of
-from mappa.types import BASE
+from mappa.errors import ConfigError, TaskError
+from mappa.play.rollout import adapters_of
+from mappa.report.cost import GPU, GPUS, Turn, Work, generation, memory, turns, update_flops, validation_episodes
 
 if TYPE_CHECKING:
-    from mappa.play.rollout import Team
-    from mappa.policy.footprint import Footprint
+    pass
 
-GIB = 2**30
-PROMPT_TOKENS = 512
-"""Taken as the prompt of an agent beyond what earlier agents wrote."""
-BANDWIDTH_SHARE = 0.5
+LONGEST = "longest row learned, at most"
 
 
-@dataclass(frozen=True)
-class GPU:
-    """From its data sheet."""
-
-    memory_gib: float
-    """Usable."""
-    tflops: float
-    """Dense bfloat16."""
-    gb_per_second: float
-
-
-GPUS = {
-    "a100_40gb": GPU(39.4, 312, 1555),
-    "a100": GPU(79.2, 312, 2039),
-    "h100": GPU(79.2, 989, 3350),
-    "h200": GPU(139.7, 989, 4800),
-    "l40s": GPU(44.5, 362, 864),
-    "rtx_3090": GPU(23.6, 71, 936),
-    "rtx_4090": GPU(23.6, 165, 1008),
-}
-
-
-@dataclass(frozen=True)
-class Work:
-    """One epoch, with every agent taking all its turns."""
-
-    episodes: int
-    actions: int
-    learning_actions: int
-    """Of seats that learn; those of the frozen base are not judged and not learned."""
-    completion_tokens: int
-    trained_tokens: int
-    """Prompt and completion of every action that may be learned, in every pass."""
-
-
-def work(cfg: DictConfig, team: Team, fill: float) -> Work:
-    """An upper bound on acts and turns; `fill` on tokens. Each turn's context holds what was written before it."""
+def work(cfg: DictConfig, episode: Sequence[Turn]) -> Work:
     searches = [node.search for node in objectives(cfg.objective) if node.get("search") is not None]
     attempts = max([make(search).attempts for search in searches], default=cfg.data.samples_per_task)
     episodes = cfg.data.tasks_per_epoch * attempts
-    passes = cfg.objective.get("passes", 1)
-    actions = learning = completion = trained = written = 0
-    for seat, acts in acts_of(team).items():
-        agent = team.agents[seat]
-        learns = agent.adapter != BASE
-        for _ in range(acts * agent.max_turns):
-            mine = fill * agent.max_tokens
-            actions += 1
-            learning += learns
-            completion += mine
-            trained += passes * learns * (PROMPT_TOKENS + written + mine)
-            written += mine
-    return Work(*(round(episodes * count) for count in (1, actions, learning, completion, trained)))
-
-
-def memory(cfg: DictConfig, sizes: Footprint, gpu: GPU, team: Team) -> dict[str, float]:
-    """GiB by part, and the peaks of the two phases of an epoch."""
-    parts = {"base": sizes.base, "adapters": sizes.adapters, "optimizer": sizes.optimizer}
-    resident = sum(parts.values())
-    acts = acts_of(team).items()
-    longest = PROMPT_TOKENS + sum(team.agents[seat].max_tokens * team.agents[seat].max_turns * n for seat, n in acts)
-    if "gpu_memory_utilization" in cfg.engine:
-        engine = cfg.engine.gpu_memory_utilization * gpu.memory_gib * GIB
-        kv = engine - sizes.base - sizes.adapters
-        asleep = 0 if cfg.engine.sleep_level else engine
-    else:
-        kv = engine = sizes.kv_token * longest * min(cfg.engine.get("max_batch", 0), cfg.data.concurrency)
-        asleep = 0
-    parts |= {"engine, with its KV cache": engine, "KV cache": kv, "activations and gradients": sizes.update}
-    parts |= {"peak in the rollout": resident + engine, "peak in the update": resident + asleep + sizes.update}
-    return {name: size / GIB for name, size in parts.items()}
-
-
-def seconds(cfg: DictConfig, sizes: Footprint, gpu: GPU, todo: Work, mfu: float, kv_gib: float) -> dict[str, float]:
-    """Of one epoch, by phase."""
-    update = 6.0 if cfg.model.gradient_checkpointing else 4.0  # a frozen base has no weight gradients
-    credit = cfg.objective.get("credit", {})
-    reference = 2.0 if (credit.get("beta") or credit.get("kl_in_loss")) else 0.0
-    old = 2.0 if credit and cfg.data.updates_per_epoch > 1 and "max_batch" not in cfg.engine else 0.0
-    flops = todo.trained_tokens * sizes.parameters * (update + reference + old)
-    context = todo.trained_tokens / (cfg.objective.get("passes", 1) * todo.learning_actions)
-    together = max(1.0, min(cfg.data.concurrency, kv_gib * GIB / (sizes.kv_token * context)))
-    step_bytes = sizes.base + together * sizes.kv_token * context
-    steps = todo.completion_tokens / together
-    return {
-        "generate": steps * step_bytes / (BANDWIDTH_SHARE * gpu.gb_per_second * 1e9),
-        "credit and update": flops / (mfu * gpu.tflops * 1e12),
-    }
+    learned = [turn for turn in episode if turn.learns]
+    trained = cfg.objective.get("passes", 1) * sum(turn.context + turn.said for turn in learned)
+    counts = (1, len(episode), len(learned), sum(turn.said for turn in episode), trained)
+    return Work(*(round(episodes * count) for count in counts))
 
 
 def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
-    """All numbers, and whether it fits.
+    """All numbers, and whether it fits."""
+    numbers, problem = estimate(argv)
+    return numbers, problem is None
+
+
+def estimate(argv: list[str]) -> tuple[dict[str, Any], str | None]:
+    """All numbers, and what to change if it does not fit.
 
     Raises:
         ConfigError: an unknown GPU, a share out of range, or a mistake in the configuration.
         HydraException: the configuration cannot be composed.
     """
-    words, overrides, folders = split(argv, {"gpu": "h100", "fill": "0.5", "mfu": "0.2"})
+    words, overrides, folders = split(argv, {"gpu": "h100", "fill": "0.5", "mfu": "0.2", "problems": None})
     _check_words(words)
     check_choice(overrides)
     cfg, origin = compose_with_origin([*overrides, "paths.run=."], folders=folders)
@@ -142,29 +68,80 @@ def plan(argv: list[str]) -> tuple[dict[str, Any], bool]:
     quiet()
     from mappa.policy.footprint import footprint
 
-    gpu, passes = GPUS[words["gpu"]], cfg.objective.get("passes", 1)
-    todo = work(cfg, team, float(words["fill"]))
-    row = min(cfg.module.micro_batch_tokens, max(1, todo.trained_tokens // (todo.learning_actions * passes)))
-    sizes = footprint(
-        model, make(cfg.lora), adapters_of(team), cfg.module.micro_batch_tokens, row, cfg.module.chunk_tokens
-    )
-    gib = memory(cfg, sizes, gpu, team)
-    times = seconds(cfg, sizes, gpu, todo, float(words["mfu"]), gib["KV cache"])
+    gpu, fill = GPUS[words["gpu"]], float(words["fill"])
+    full, episode = (turns(team, cfg.data.tool_tokens, share) for share in (1.0, fill))
+    todo, passes = work(cfg, episode), cfg.objective.get("passes", 1)
+    context = model.context_length() or math.inf
+    longest = int(min(context, max(turn.context + turn.said for turn in full)))
+    learned = int(min(context, max(turn.context + turn.said for turn in full if turn.learns)))
+    together = max([2 if "beta" in node else 1 for node in objectives(cfg.objective)])  # a pair stays together
+    tokens = max(cfg.module.micro_batch_tokens, together * learned)
+    sizes = footprint(model, make(cfg.lora), adapters_of(team), tokens, learned, cfg.module.chunk_tokens)
+    gib = memory(cfg, sizes, gpu, longest)
+    mean = todo.trained_tokens / (passes * todo.learning_actions)
+    speed = partial(generation, cfg, sizes, gpu, context=mean, kv_gib=gib["KV cache"])
+    flops = update_flops(cfg, sizes, episode, todo)
+    times = {
+        "generate": speed(tokens=todo.completion_tokens),
+        "credit and update": flops / (float(words["mfu"]) * gpu.tflops * 1e12),
+    }
+    problems, why = held_out(cfg, words["problems"])
+    held = None if problems is None else validation_episodes(cfg, problems)
+    validating = None if held is None else speed(tokens=held * todo.completion_tokens / todo.episodes) / 3600
+    training = sum(times.values()) * cfg.trainer.max_epochs / 3600
     judged = cfg.callbacks.get("judge") is not None
     calls = judged * todo.learning_actions * cfg.trainer.max_epochs * cfg.judge.get("samples", 1)
     numbers = {
         "model": {"parameters": sizes.parameters, "adapter parameters, all agents": sizes.adapter_parameters},
         f"GiB on {words['gpu']} ({gpu.memory_gib:g} GiB)": gib,
-        "an epoch, at most": vars(todo),
+        "tokens": {LONGEST: learned, "micro-batch": tokens},
+        f"an epoch, {fill:.0%} of each budget used": vars(todo),
         "seconds an epoch": times,
         "the run": {
             "epochs": cfg.trainer.max_epochs,
-            "hours": sum(times.values()) * cfg.trainer.max_epochs / 3600,
+            "validation episodes": why if held is None else held,
+            "hours of training": training,
+            "hours of validation": validating,
+            "hours": None if validating is None else training + validating,
             "judge calls, at most": calls,
             "judge dollars, at most": _dollars(cfg, calls),
+            "judge": _priced(cfg),
         },
     }
-    return numbers, max(gib["peak in the rollout"], gib["peak in the update"]) <= gpu.memory_gib
+    fits = max(gib["peak in the rollout"], gib["peak in the update"]) <= gpu.memory_gib
+    return numbers, None if fits else advice(cfg, numbers, gpu)
+
+
+def held_out(cfg: DictConfig, said: str | None) -> tuple[int | None, str]:
+    """Problems of one validation, all sets together, and why they are not known where the sets cannot be read."""
+    settings = cfg.callbacks.get("validation")
+    if settings is None:
+        return 0, ""
+    if said is not None:
+        return int(said), ""
+    try:
+        sets = make(cfg.task).validation().values()
+    except (TaskError, ConfigError) as error:
+        return None, f"not known, say problems=N ({error})"
+    return sum(len(tasks[: settings.limit]) for tasks in sets), ""
+
+
+def advice(cfg: DictConfig, numbers: dict[str, Any], gpu: GPU) -> str:
+    """What to change where it does not fit: the phase that is too big has its own remedy."""
+    gib = next(values for values in numbers.values() if "KV cache" in values)
+    tokens, found = numbers["tokens"], []
+    if gib["peak in the update"] > gpu.memory_gib:
+        if tokens["micro-batch"] == cfg.module.micro_batch_tokens and tokens["micro-batch"] > tokens[LONGEST]:
+            found.append("lower module.micro_batch_tokens")
+        else:
+            found.append("shorten the longest row (max_tokens and max_turns of the agents, data.tool_tokens)")
+        found += [] if cfg.model.gradient_checkpointing else ["set model.gradient_checkpointing=true"]
+        if cfg.engine.get("sleep_level") == 0:
+            found.append("set engine.sleep_level=1")
+    if gib["peak in the rollout"] > gpu.memory_gib:
+        shared = "gpu_memory_utilization" in cfg.engine
+        found.append("lower engine.gpu_memory_utilization" if shared else "lower engine.max_batch, or take engine=vllm")
+    return f"it does NOT fit: {', or '.join(found)}, or take a larger GPU"
 
 
 def _dollars(cfg: DictConfig, calls: int) -> float | None:
@@ -177,9 +154,18 @@ def _dollars(cfg: DictConfig, calls: int) -> float | None:
     return calls * (judge.expected_tokens_in * judge.price_in + judge.expected_tokens_out * judge.price_out) / 1e6
 
 
+def _priced(cfg: DictConfig) -> str:
+    """Whose price the dollars are counted by: one model's price must not be taken for another's."""
+    if "price_in" not in cfg.judge:
+        return "no API"
+    return f"{cfg.judge.model} at {cfg.judge.price_in} and {cfg.judge.price_out} dollars a million tokens in and out"
+
+
 def _check_words(words: dict[str, str]) -> None:
     if words["gpu"] not in GPUS:
         raise ConfigError(f"gpu={words['gpu']} is unknown; available: {', '.join(sorted(GPUS))}")
+    if words["problems"] is not None and not words["problems"].isdigit():
+        raise ConfigError(f"problems={words['problems']} must be a whole number")
     for key in ("fill", "mfu"):
         try:
             good = 0.0 < float(words[key]) <= 1.0
@@ -189,25 +175,30 @@ def _check_words(words: dict[str, str]) -> None:
             raise ConfigError(f"{key}={words[key]} must be a number above 0 and at most 1")
 
 
-def _show(numbers: dict[str, Any], fits: bool) -> None:
+def _show(numbers: dict[str, Any], problem: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", "", "", title="Plan")
     for group, values in numbers.items():
         for index, (name, value) in enumerate(values.items()):
-            shown = "not known" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-            table.add_row("" if index else group, name.replace("_", " "), shown)
+            table.add_row("" if index else group, name.replace("_", " "), _shown(value))
         table.add_section()
     Console().print(table)
-    Console().print("it fits" if fits else "it does NOT fit: lower module.micro_batch_tokens, or take a larger GPU")
+    Console().print(problem or "it fits")
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "not known"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
 def main() -> None:
     if wants_help(sys.argv[1:]):
         print(help_text(__doc__, sys.argv[1:]))  # noqa: T201 command-line output
         return
-    _show(*plan(sys.argv[1:]))
+    _show(*estimate(sys.argv[1:]))
 
 
 if __name__ == "__main__":

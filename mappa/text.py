@@ -9,7 +9,7 @@ from mappa.errors import ConfigError
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _FENCE = re.compile(r"```(?:python|py)[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?\d+|[A-Za-z](?![A-Za-z])))|\\.|[{}]", re.DOTALL)
 
 REASONING = "<think>"
 """Opens the reasoning; the closing tag ends it, whether or not it was opened."""
@@ -57,13 +57,15 @@ def head_tail(text: str, limit: int) -> str:
 def last_boxed(text: str) -> str | None:
     r"""Content of the last-opened complete `\boxed{...}`, in one pass: endless unclosed boxes cost nothing.
 
-    Escaped braces (`\{`) are text.
+    Escaped braces (`\{`) are text. As in TeX the box may do without braces: `\boxed2`.
     """
     opened: list[tuple[bool, int]] = []
     last: tuple[int, int] | None = None
     for match in _BOX_OR_BRACE.finditer(text):
         token = match.group()
-        if token.endswith("{") and token != r"\{":
+        if match[1]:
+            last = match.span(1)
+        elif token.endswith("{") and token != r"\{":
             opened.append((token != "{", match.end()))
         elif token == "}" and opened:
             is_box, start = opened.pop()

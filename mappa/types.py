@@ -52,6 +52,8 @@ class Task:
     """Ground truth for the grader. Never shown to agents; to the judge only if it is configured to see it."""
     kind: str = "default"
     """Stratum: tasks of one kind are comparable (for sampling, and for watching the judge's bias)."""
+    cluster: str = ""
+    """What it shares with other tasks, e.g. the table it is made of: such tasks are no independent observations."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Name in the workspace -> path on the host, copied in when the episode starts."""
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from mappa.checkpoint import last_checkpoint
 from mappa.command import resume_arguments
 from mappa.config import CONF, check, make
 from mappa.errors import CheckpointError, ConfigError
+from mappa.play.rollout import adapters_of
 from mappa.train import train
 from tests.conftest import compose_config
 
@@ -82,6 +83,25 @@ def test_a_misspelt_key_fails_although_hydra_merges_it(override: str, message: s
     else:
         with pytest.raises(ConfigError, match=message):
             check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("alone", "team", "more"),
+    [
+        ("solo", "mathchat", ["task=arithmetic"]),
+        ("solo_tables", "data_science", ["task=tabular"]),
+        ("solo", "mathchat", ["+experiment=quickstart"]),
+    ],
+)
+def test_the_single_agent_has_the_teams_budget_and_tool_and_an_adapter_of_its_own(alone, team, more, tmp_path: Path):
+    one, many = (
+        make(compose_config([*more, f"team={name}"], tmp_path).team, _convert_="all") for name in (alone, team)
+    )
+    budgets = [sum(a.max_tokens * a.max_turns for a in found.agents.values()) for found in (one, many)]
+    assert budgets[0] == budgets[1]
+    assert adapters_of(one) == ["solo"]
+    assert "solo" not in adapters_of(many)
+    assert all(agent.tool for agent in one.agents.values())
 
 
 def test_a_missing_choice_lists_what_is_available(tmp_path: Path):

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from mappa.config import ASSETS
 from mappa.errors import ConfigError
-from mappa.plan import plan
+from mappa.plan import estimate, plan
 from mappa.policy.footprint import footprint
 from mappa.policy.lora import Adapters
 from mappa.policy.model import Model
@@ -102,17 +102,65 @@ def papers_run(tmp_path: Path) -> list[str]:
 
 
 def test_the_papers_run_fits_on_80_gb(papers_run: list[str]):
-    numbers, fits = plan(papers_run)
+    numbers, fits = plan([*papers_run, "problems=147"])
     assert fits
     assert numbers["model"]["parameters"] == 4_022_468_096  # Qwen3-4B's own
-    assert numbers["an epoch, at most"] == {
+    assert numbers["an epoch, 50% of each budget used"] == {
         "episodes": 64,
         "actions": 256,
         "learning_actions": 256,
         "completion_tokens": 64 * 4 * 2048,
-        "trained_tokens": 64 * (4 * (512 + 2048) + (1 + 2 + 3) * 2048),
+        "trained_tokens": 64 * (4 * (512 + 2048) + (1 + 2 + 3) * 2048 + (1 + 2) * 1024),
     }
-    assert numbers["the run"]["judge calls, at most"] == 256 * 128
+    run = numbers["the run"]
+    assert run["judge calls, at most"] == 256 * 128
+    assert run["judge dollars, at most"] == pytest.approx(256 * 128 * (3000 * 0.3 + 300 * 2.5) / 1e6)
+    assert run["validation episodes"] == 33 * 147 * 4  # before, and after every 4 of 128 epochs
+    assert run["hours"] == run["hours of training"] + run["hours of validation"]
+    per_episode = run["hours of validation"] * 3600 / run["validation episodes"]
+    assert per_episode == pytest.approx(numbers["seconds an epoch"]["generate"] / 64)
+
+
+def test_held_out_problems_that_cannot_be_counted_are_not_none(papers_run: list[str], monkeypatch: pytest.MonkeyPatch):
+    run = plan([*papers_run, "task.data_dir=/nowhere"])[0]["the run"]
+    assert run["validation episodes"].startswith("not known, say problems=N (")
+    assert run["hours"] is run["hours of validation"] is None
+
+
+def test_the_quickstarts_validation_is_counted():
+    run = plan(["+experiment=quickstart"])[0]["the run"]
+    assert run["validation episodes"] == 3 * 200  # before, after epochs 7 and 14
+    assert plan(["+experiment=quickstart", "callbacks.validation=null"])[0]["the run"]["validation episodes"] == 0
+
+
+def test_memory_is_that_of_the_longest_row(papers_run: list[str]):
+    """A row longer than a micro-batch gets one of its own: lowering the budget does not lower the peak."""
+    numbers, _ = plan(papers_run)
+    longest = 512 + 4096 + 2 * (4096 + 2048) + 4096
+    assert numbers["tokens"] == {"longest row learned, at most": longest, "micro-batch": longest}
+    lower, _ = plan([*papers_run, "module.micro_batch_tokens=1024"])
+    assert _peak(lower) == _peak(numbers)
+    longer, _ = plan([*papers_run, "team.agents.solver.max_tokens=16384"])
+    assert _peak(longer) > 1.1 * _peak(numbers)
+
+
+def _peak(numbers: dict) -> float:
+    return next(values for values in numbers.values() if "KV cache" in values)["peak in the update"]
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["engine=hf", "data.concurrency=64"], "lower engine.max_batch, or take engine=vllm"),
+        (["gpu=rtx_4090", "team.agents.solver.max_tokens=24576"], "shorten the longest row"),
+        (["gpu=rtx_4090", "module.micro_batch_tokens=131072"], "lower module.micro_batch_tokens"),
+        (["engine.gpu_memory_utilization=0.95"], "lower engine.gpu_memory_utilization"),
+    ],
+)
+def test_what_does_not_fit_has_a_remedy_that_helps(papers_run: list[str], words: list[str], remedy: str):
+    _, problem = estimate([*papers_run, *words])
+    assert problem is not None
+    assert remedy in problem
 
 
 @pytest.mark.slow
@@ -134,6 +182,7 @@ def test_judge_dollars_by_hand(tmp_path: Path):
     ("words", "message"),
     [
         (["+experiment=quickstart", "gpu=abacus"], "gpu=abacus is unknown; available: a100"),
+        (["+experiment=quickstart", "problems=many"], "problems=many must be a whole number"),
         (["+experiment=quickstart", "fill=2"], "fill=2 must be a number above 0 and at most 1"),
         (["+experiment=quickstarts"], "Could not find 'experiment/quickstarts'"),
         (["+experiment=quickstart", "model.path=./nowhere"], "is not a model folder"),

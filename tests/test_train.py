@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks import find
 from callbacks.judge import JudgeCallback
-from mappa.config import ASSETS
+from callbacks.validation import ValidationCallback
+from mappa.checkpoint import chosen_checkpoint
+from mappa.config import ASSETS, make
 from mappa.engine.hf import HFEngine
-from mappa.errors import ConfigError, EngineError, RolloutError, TaskError
+from mappa.errors import CheckpointError, ConfigError, EngineError, RolloutError
 from mappa.judge.base import BaseJudge
 from mappa.learn.canary import check_voices
+from mappa.play.episodes import read_episodes
 from mappa.task.arithmetic import Arithmetic
 from mappa.train import build, cheap_parts, train
 from mappa.types import BASE, Verdict
@@ -58,6 +63,56 @@ def base_hash() -> str:
     return hashlib.sha256((ASSETS / "tiny" / "model.safetensors").read_bytes()).hexdigest()
 
 
+def test_validation_at_temperature_zero_decodes_greedily(mini: Callable[..., DictConfig]):
+    """The tiny team was taught its job: its likeliest words are never all wrong."""
+    cfg = mini("trainer.max_epochs=0", "callbacks.validation.temperature=0", "callbacks.validation.limit=12")
+    assert json.loads((train(cfg) / "summary.json").read_text())["accuracy_before"]["mean"] > 0.3
+
+
+def test_the_best_checkpoint_stays(mini: Callable[..., DictConfig]):
+    """By a measure that falls from epoch to epoch, as it is written into the results before each checkpoint."""
+
+    class Falling(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            result = find(trainer, ValidationCallback).results[-1]
+            result.accuracy["mean"] = 2.0 / result.epoch
+
+    cfg = mini("trainer.max_epochs=4", "callbacks.validation.every_n_epochs=1", "callbacks.validation.limit=1")
+    OmegaConf.update(cfg, "callbacks.checkpoint.keep", 1)
+    data, module = build(cfg, cheap_parts(cfg))
+    try:
+        callbacks = [
+            make(cfg.callbacks.judge),
+            make(cfg.callbacks.validation),
+            Falling(),
+            make(cfg.callbacks.checkpoint),
+        ]
+        make(cfg.trainer, callbacks=callbacks, logger=False).fit(module, data)
+    finally:
+        data.close()
+    run = Path(cfg.paths.run)
+    write_hydra_folder(cfg, run)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"epoch=1", "epoch=4", "best.json"}
+    assert chosen_checkpoint(run, "best").name == chosen_checkpoint(run, "1").name == "epoch=1"
+    assert chosen_checkpoint(run, "last").name == "epoch=4"
+    with pytest.raises(CheckpointError, match=r"has no checkpoint=3; available: best, last, 1, 4"):
+        chosen_checkpoint(run, "3")
+
+
+def test_a_best_that_no_validation_measures_is_refused(mini: Callable[..., DictConfig]):
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.best=rmse is no measure of arithmetic; available: accuracy, avg@1"
+    ):
+        train(mini("trainer.max_epochs=1", "callbacks.checkpoint.best=rmse"))
+
+
+def test_the_quickstart_alone(mini: Callable[..., DictConfig]):
+    cfg = mini("team=solo", "trainer.max_epochs=1", "callbacks.validation.limit=2")
+    summary = json.loads((train(cfg) / "summary.json").read_text())
+    assert set(summary["reward_by_agent"]["last"]) == {"solo"}
+    assert summary["actions"]["judged"] > 0
+
+
 def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     before = base_hash()
     cfg = mini()
@@ -86,6 +141,7 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     numbers = scalars(folder)
     for agent in ("solver", "executor", "verifier"):
         for key in (
+            "token_share",
             "reward",
             "reward_std",
             "kl",
@@ -99,7 +155,8 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
         assert numbers[f"{agent}/engine_mismatch"][0] < 1e-4
     assert {f"seconds/{p}" for p in ("generate", "tool", "judge", "update", "sync")} <= set(numbers)
 
-    from mappa.evaluate import evaluate
+    from mappa.compare import compare, read
+    from mappa.evaluate import evaluate, measures
 
     graded = evaluate([f"run={folder}", "samples=2", "limit=3"])
     found = json.loads((graded / "summary.json").read_text())
@@ -111,8 +168,17 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     bare = json.loads((untrained / "summary.json").read_text())
     assert (bare["graded"], bare["accuracy_after"], bare["accuracy_before"]["n"]) == ("the untrained base", None, 2)
     result = found["validation"][0]
+    said = read_episodes(graded / "transcripts" / "arithmetic-epoch=0002.jsonl")
+    assert len(said) == 6
+    assert all(episode.actions and episode.actions[0].text for episode in said)
+    with pytest.raises(CheckpointError, match=r"has no checkpoint=7; available: best, last, (0, )?1, 2"):
+        evaluate([f"run={folder}", "checkpoint=7"])
     assert set(result["measures"]) == {"avg@2", "pass@2", "maj@2"}
     assert result["measures"]["avg@2"]["n"] == 3
+    assert [line.split()[1] for line in measures(graded)] == ["avg@2", "pass@2", "maj@2"]
+    assert compare(read(graded, prompts=True), read(graded, prompts=True))["difference"]["mean"] == 0.0
+    with pytest.raises(CheckpointError, match=r"no adapter for agent 'solo'"):
+        evaluate([f"run={folder}", "team=solo", "team.agents.solo.max_tokens=40"])
     with pytest.raises(ConfigError, match="graded by the task, without a judge"):
         evaluate([f"run={folder}", "judge=outcome"])
 
@@ -223,10 +289,10 @@ class Broken(Arithmetic):
         return {}["score"]
 
 
-def test_a_graders_own_error_is_one_line(mini: Callable[..., DictConfig]):
+def test_a_grader_that_always_fails_is_one_line(mini: Callable[..., DictConfig]):
     cfg = mini("callbacks.validation.before=false")
     cfg.task._target_ = "tests.test_train.Broken"
-    with pytest.raises(TaskError, match=r"^Broken cannot grade task \S+: KeyError: 'score'$"):
+    with pytest.raises(RolloutError, match=r"^4 of 4 episodes .*the first: the grader failed: KeyError: 'score'"):
         train(cfg)
 
 

@@ -20,7 +20,7 @@ class Sampling:
 
     max_tokens: int
     temperature: float = 1.0
-    """> 0; log-probabilities are reported under it."""
+    """Log-probabilities are reported under it; 0 = the likeliest token each time, and log-probabilities under 1."""
     top_p: float = 1.0
     seed: int = 0
     """The completion is a function of adapter, prompt and seed, whatever else is in the batch (up to rounding)."""
@@ -31,7 +31,7 @@ class Completion:
     token_ids: tuple[int, ...]
     """Sampled tokens, the end-of-turn token included when `stop_reason` is STOP."""
     logprobs: tuple[float, ...]
-    """Natural log, under the sampling temperature and before any top-p cut."""
+    """Natural log, under the sampling temperature (1 where it is 0) and before any top-p cut."""
     stop_reason: StopReason
     version: int
     """Adapter version that sampled it."""

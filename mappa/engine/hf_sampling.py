@@ -18,13 +18,13 @@ def sample(
     stop_ids: Sequence[int],
     pad_id: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample one completion per prompt by inverse transform with one uniform number per row and step.
+    """Sample one completion per prompt by inverse transform with one uniform number per row and step; greedily at 0.
 
     Rows that have ended leave the batch, and the KV cache, whenever they are half of it.
 
     Returns:
-        tokens_BT and logprobs_BT (float32, natural log under each row's temperature), on the CPU; ended rows go on
-        with the first of `stop_ids`.
+        tokens_BT and logprobs_BT (float32, natural log under each row's temperature, 1 where it is 0), on the CPU;
+        ended rows go on with the first of `stop_ids`.
     """
     device = next(model.parameters()).device
     width = max(map(len, prompts))
@@ -37,7 +37,8 @@ def sample(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     budget = max(s.max_tokens for s in samplings)
     uniforms = torch.from_numpy(np.stack([np.random.default_rng(s.seed).random(budget) for s in samplings])).to(device)
-    temperature = torch.tensor([s.temperature for s in samplings], device=device).unsqueeze(1)
+    greedy = torch.tensor([s.temperature == 0 for s in samplings], device=device)
+    temperature = torch.tensor([s.temperature or 1.0 for s in samplings], device=device).unsqueeze(1)
     top_p = torch.tensor([s.top_p for s in samplings], device=device).unsqueeze(1)
     tokens_BT = torch.full((len(prompts), budget), stop_ids[0], device=device)
     logprobs_BT = torch.zeros((len(prompts), budget), device=device)
@@ -56,7 +57,9 @@ def sample(
         )
         cache = out.past_key_values
         logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature[rows], dim=-1)
-        token_B = torch.where(alive, _draw(logprobs_BV, uniforms[rows, step], top_p[rows]), stop_ids[0])
+        drawn_B = _draw(logprobs_BV, uniforms[rows, step], top_p[rows])
+        token_B = torch.where(greedy[rows], logprobs_BV.argmax(-1), drawn_B)
+        token_B = torch.where(alive, token_B, stop_ids[0])
         tokens_BT[rows, step] = token_B
         logprobs_BT[rows, step] = logprobs_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         alive = alive & ~torch.isin(token_B, stops)

@@ -60,7 +60,7 @@ class Agent:
         self.artifacts = tuple(artifacts)
         self._system = system
         self.max_turns = max_turns
-        self._tool = tool
+        self.tool = tool
         self._observation = observation
 
     async def act(self, scene: Scene, values: Mapping[str, str], after: Action | None = None, hint: str = "") -> Action:
@@ -135,7 +135,7 @@ class Agent:
             seat=self.name,
             plain_ids=plain_ids,
         )
-        code = code_blocks(strip_reasoning(action.text)) if self._tool and not action.truncated else ""
+        code = code_blocks(strip_reasoning(action.text)) if self.tool and not action.truncated else ""
         if code:
             run, files = await scene.run(code)
             action = replace(action, tool=run, files=files)

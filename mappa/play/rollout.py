@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mappa.engine.base import Engine
-from mappa.errors import ConfigError, EngineError, MappaError, TaskError
+from mappa.errors import ConfigError, EngineError
 from mappa.play.agent import Agent
 from mappa.play.scene import Scene
 from mappa.search.base import Search
@@ -21,6 +21,9 @@ from sandbox import SandboxError
 if TYPE_CHECKING:
     from mappa.policy.chat import Chat
     from sandbox import KernelPool
+
+GRADE_SECONDS = 300.0
+"""Of one episode. A grader bounds its own work; this is for the one that does not."""
 
 
 class Team(Protocol):
@@ -196,7 +199,7 @@ class Rollout:
             except (EngineError, SandboxError) as failure:
                 error = str(failure)
             else:
-                grade = await self._grade(job.task, answer, scene)
+                grade, error = await self._grade(job.task, answer, scene)
         return Episode(
             id=job.id,
             task=job.task,
@@ -214,12 +217,13 @@ class Rollout:
             shared=min(shared, len(scene.actions)),
         )
 
-    async def _grade(self, task: Task, answer: str, scene: Scene) -> Grade:
+    async def _grade(self, task: Task, answer: str, scene: Scene) -> tuple[Grade | None, str | None]:
+        """The grade, or why there is none: a grader meets whatever agents make up, and must not end the run."""
         workspace = scene.session.workspace if scene.session is not None else None
         try:
-            return await asyncio.to_thread(self.task_set.grade, task, answer, workspace)
-        except MappaError:
-            raise
-        except Exception as error:  # boundary: graders are their users' own code
-            kind = type(self.task_set).__name__
-            raise TaskError(f"{kind} cannot grade task {task.id}: {type(error).__name__}: {error}") from error
+            graded = asyncio.to_thread(self.task_set.grade, task, answer, workspace)
+            return await asyncio.wait_for(graded, GRADE_SECONDS), None
+        except TimeoutError:
+            return None, f"grading took longer than {GRADE_SECONDS:g} s"
+        except Exception as failure:  # noqa: BLE001 - boundary: the episode fails, and is counted
+            return None, f"the grader failed: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"

@@ -35,7 +35,8 @@ class Scene:
     on_action: Callable[[Task, tuple[Action, ...]], Awaitable[None]]
     """Told of each action as it finishes."""
     vote: Callable[[str], str | None]
-    """The answer that a text gives, in the task's normal form; None = none can be read."""
+    """The answer that a text gives, in the task's normal form; None = none can be read. May take a while: not in the
+    event loop's thread."""
     epoch: int | None
     """Of training; None where held-out tasks are played."""
     replay: tuple[Action, ...]

@@ -35,6 +35,8 @@ class Footprint:
     """Activations, gradients of one agent and logits at the worst moment of a micro-batch."""
     kv_token: int
     """Keys and values of one token in the KV cache."""
+    attention_width: int
+    """Width of the queries, of all layers together, in numbers."""
 
 
 class Meter(TorchDispatchMode):
@@ -102,6 +104,7 @@ def footprint(
         adapters=adapter_size,
         optimizer=2 * adapter_size,
         update=_update_peak(adapters, micro_batch_tokens, min(row_tokens, micro_batch_tokens), chunk_tokens),
+        attention_width=config.num_hidden_layers * config.num_attention_heads * width,
         kv_token=2 * config.num_hidden_layers * heads * width * bytes_each,
     )
 

@@ -63,8 +63,10 @@ def agreement(answers: Sequence[Answers]) -> dict[str, float]:
 
 def accuracies(answers: Sequence[Answers]) -> dict[str, dict[str, float]]:
     """`single`, `majority` (of first answers; ties to the first) and `debate`, each with its interval over problems."""
+    outcomes = all(score in (0.0, 1.0) for found in answers for score in found.scores)
+    trials = min(len(found.scores) for found in answers) if outcomes else None
     return {
-        "single": interval([statistics.fmean(found.scores) for found in answers]),
+        "single": interval([statistics.fmean(found.scores) for found in answers], trials),
         "majority": interval([majority(found.votes, found.scores) for found in answers]),
         "debate": interval([found.debated for found in answers]),
     }

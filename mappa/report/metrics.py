@@ -15,7 +15,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Numbers of one rollout, over the team and `<agent>/...`. A value that nothing supports is left out.
 
-    Rewards are on 0-1 over judged actions; lengths in tokens; fractions over the agent's actions.
+    Rewards are on 0-1 over judged actions; lengths in tokens; fractions over the agent's actions, `token_share` of
+    all that was said.
     """
     actions = [action for episode in episodes for action in episode.own]
     numbers = {
@@ -28,10 +29,12 @@ def rollout_metrics(
         numbers["rollout/accuracy"] = statistics.fmean(grades)
         measures = {name: statistics.fmean(found.values()) for name, found in measures_by_task(episodes).items()}
         numbers |= {f"rollout/{name}": value for name, value in measures.items() if name != "accuracy"}
+    said = sum(len(action.completion_ids) for action in actions)
     for agent in agents:
         mine = [action for action in actions if action.agent == agent]
         if mine:
             numbers |= {f"{agent}/{key}": value for key, value in _agent_metrics(mine, verdicts).items()}
+            numbers[f"{agent}/token_share"] = sum(len(action.completion_ids) for action in mine) / max(1, said)
     return numbers
 
 
@@ -71,21 +74,31 @@ def truncation_lines(numbers: Mapping[str, float], agents: Iterable[str]) -> lis
 def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | None]) -> dict[str, dict[str, float]]:
     """`avg@k`, and for k > 1 `pass@2`, `pass@4`, ... up to k and `maj@k`, each with its interval over problems.
 
-    Episodes that ended in an error count as wrong. A problem's episodes are all k of its attempts.
+    Without a vote there is no `maj@k`. Episodes that ended in an error count as wrong. A problem's episodes are all k
+    of its attempts.
     """
     by_task: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         by_task[episode.task.id].append(episode)
     scores = [[_score(episode) for episode in attempts] for attempts in by_task.values()]
+    clusters = list(clusters_by_task(episodes).values())
     k = min(map(len, scores))
-    result = {f"avg@{k}": interval([statistics.fmean(row) for row in scores])}
+    outcomes = all(score in (0.0, 1.0) for row in scores for score in row)
+    result = {f"avg@{k}": interval([statistics.fmean(row) for row in scores], k if outcomes else None, clusters)}
     if k > 1:
         votes = [[None if e.answer is None else vote(e.answer) for e in attempts] for attempts in by_task.values()]
         for draws in sorted({2**i for i in range(1, k.bit_length())} | {k}):
             values = [pass_at_k(sum(s >= 1.0 for s in row), len(row), draws) for row in scores]
-            result[f"pass@{draws}"] = interval(values)
-        result[f"maj@{k}"] = interval([majority(v, s) for v, s in zip(votes, scores, strict=True)])
+            result[f"pass@{draws}"] = interval(values, k // draws, clusters)
+        if any(vote is not None for row in votes for vote in row):
+            majorities = [majority(v, s) for v, s in zip(votes, scores, strict=True)]
+            result[f"maj@{k}"] = interval(majorities, clusters=clusters)
     return result
+
+
+def clusters_by_task(episodes: Sequence[Episode]) -> dict[str, str]:
+    """Task id -> what it shares with other tasks; one that shares nothing is its own cluster."""
+    return {episode.task.id: episode.task.cluster or episode.task.id for episode in episodes}
 
 
 def scores_by_task(episodes: Sequence[Episode]) -> dict[str, float]:

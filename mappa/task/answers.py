@@ -1,78 +1,65 @@
 r"""Final answers: finding them in a team's last text, and deciding whether they are the true one.
 
 Plain numbers (all of AIME and AMC) are compared exactly, here and at once; anything else goes to math-verify in a
-killable process (`mappa.task.verifier`), at most `limit_s` seconds an answer.
+killable process (`mappa.task.verifier`), at most `limit_s` seconds an answer. math-verify looks for an expression in
+whatever it is given, so it is given nothing that says more than an expression: no prose, no second value, no question.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from fractions import Fraction
 
 from mappa.task import verifier
+from mappa.task.notation import EQUALS, compact, is_constant, label, number, percentage, tidy, without_unit
 from mappa.text import last_boxed, strip_reasoning
 
-MAX_DIGITS = 100
 _STATED = re.compile(r"(?:answer\s*(?:is|:|=)|####)[\s:*]*([^\n]+)", re.IGNORECASE)
-_WRAPPER = re.compile(r"^\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|displaystyle|bf|rm)\s*(?=[{\s(])")
-_LABEL = re.compile(
-    r"^(?:\\(?:text|textbf|mathrm|mathbf|bf|rm)\s*\{\s*\(?([A-Ea-e])\)?[.:)]?\s*\}|\(([A-Ea-e])\))"
-    r"(?:[\s~:]|\\[ ,;:!]|\\q?quad)*"
-)
-_LABEL_INSIDE = re.compile(r"^\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(([A-Ea-e])\)\s*(?=[^\s}])")
-_SPACING = re.compile(r"\\[,;:!> ]|\\q?quad|~|\s+")
-_DIGIT_GROUPS = re.compile(r"(?<=\d) +(?=\d)")
-_UNIT = re.compile(
-    r"(?:\\(?:text|mathrm|mbox|textrm)\s*\{[A-Za-z\s.^\d]*\}(?:\^\d|\^\{\d\})?|\^\{?\\circ\}?|\\degree|°)$"
-)
-_INTEGER = r"\d{1,3}(?:(?:,|\{,\})\d{3})+|\d+"
-_DECIMAL = re.compile(rf"([+-]?)(?:({_INTEGER})(?:\.(\d*))?|\.(\d+))")
-_RATIO = re.compile(r"([+-]?)(?:\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d))|(\d+)/(\d+))")
-_SEVERAL = re.compile(r"[,;<>!≤≥]|\\q?quad|\\text|\b(?:and|or)\b")
+_OPENED = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _ALTERNATIVES = re.compile(r"^(\S+(?: or \S+)+)(?: \(.*\))?$")
+_RELATION = re.compile(r"[<>]|\\(?:[gl]e|[gl]eq|[gl]eqslant|ne|neq|not|notin|lt|gt|nleq|ngeq)(?![a-zA-Z])|!=")
+_SET = re.compile(r"[\[(].*,.*[\])]|\\(?:cup|infty|emptyset|mathbb)(?![a-zA-Z])")
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\}|\\[a-zA-Z]+")
+_EXPRESSION = re.compile(
+    r"\\(?:frac|sqrt|cdot|times|div|pi|circ|binom|infty|cup|cap|emptyset|in|pm|mp|setminus|mathbb|mathcal|angle|"
+    r"triangle|bar|vec|hat|overline|[lr](?:floor|ceil|vert|brace)|[lr]?vert|mid|begin|end|sin|cos|tan|cot|sec|csc|arc[a-z]+|"
+    r"log|ln|exp|min|max|gcd|(?:var)?(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|omega)|"
+    r"[Pp]si|[Dd]elta|Gamma|Omega|Phi|[gl]eq?(?:slant)?|lt|gt|ne|neq|lor)(?![a-zA-Z])"
+)
+"""Commands that build a value, or a set of them."""
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_FUNCTION = re.compile(r"(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp|max|min|gcd|lcm")
 
 
 def extract(text: str) -> str | None:
     r"""The final answer stated in `text`, reasoning dropped: what the last complete `\boxed{...}` holds.
 
     Without a box: what follows the last "answer is", "answer:" or "####" on its line; a text of one short line is the
-    answer itself. None if there is no answer.
+    answer itself. None if there is no answer; a box that was never closed may have been cut off, and is none.
     """
     text = strip_reasoning(text)
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed or None
+    if _OPENED.search(text):
+        return None
     stated = _STATED.findall(text)
     if stated:
         return stated[-1].strip(" \t*.") or None
     return text if text and "\n" not in text and len(text) <= 40 else None
 
 
-def number(expression: str) -> Fraction | None:
-    r"""The exact value of a plain integer, decimal or fraction in any usual LaTeX dress; None for everything else.
+def canonical(expression: str, limit_s: float = 5.0) -> str:
+    """One spelling for equal answers, for voting: plain numbers by value, expressions as sympy writes their value.
 
-    `042`, `42.0`, `1{,}234`, `\frac{84}{2}`, `\text{(B) } 12`, `x = 42`, `336^\circ`, `\$18` are plain numbers.
+    Text, and what could not be simplified within `limit_s` seconds, stands for itself.
     """
-    text = _without_label(expression)
-    left, equals, right = text.rpartition("=")
-    if equals and not _SEVERAL.search(left):
-        text = right
-    text = _UNIT.sub("", _undressed(text))
-    if (match := _DECIMAL.fullmatch(text)) is not None:
-        sign, whole, fraction, bare = match.groups()
-        digits = f"{re.sub('[{},]', '', whole or '0')}.{fraction or bare or '0'}"
-        return Fraction(sign + digits) if len(digits) <= MAX_DIGITS else None
-    if (match := _RATIO.fullmatch(text)) is not None:
-        sign, top, bottom = match[1], match[2] or match[3] or match[6], match[4] or match[5] or match[7]
-        if len(top) <= MAX_DIGITS and len(bottom) <= MAX_DIGITS and int(bottom):
-            return Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1)
-    return None
-
-
-def canonical(expression: str) -> str:
-    """One spelling for answers that are plainly the same, for voting: exact numbers by value, the rest by its text."""
+    if len(expression) > verifier.MAX_CHARACTERS:
+        return expression
     value = number(expression)
-    return str(value) if value is not None else _undressed(expression)
+    if value is None:
+        value = percentage(expression)
+    return str(value) if value is not None else _simplified(tidy(expression), limit_s)
 
 
 def matches(expression: str, truth: str, limit_s: float) -> bool | None:
@@ -80,6 +67,8 @@ def matches(expression: str, truth: str, limit_s: float) -> bool | None:
 
     A truth such as `080 or 081 (both were accepted)` accepts either; an answer that offers several values is wrong.
     """
+    if len(expression) > verifier.MAX_CHARACTERS:
+        return False
     alternatives = _ALTERNATIVES.match(truth.strip())
     accepted = alternatives[1].split(" or ") if alternatives else [truth.strip()]
     outcomes = [_matches_one(expression, one, limit_s / len(accepted)) for one in accepted]
@@ -99,41 +88,68 @@ def equivalent(answer_text: str, truth: str, limit_s: float = 5.0) -> bool:
 
 def _matches_one(expression: str, truth: str, limit_s: float) -> bool | None:
     if re.fullmatch(r"[A-E]", truth):
-        return _label(expression) == truth
-    found, wanted = number(expression), number(truth)
-    if found is not None and wanted is not None:
-        return found == wanted
-    if _undressed(expression) == _undressed(truth):
+        return label(expression) == truth
+    if compact(expression) == compact(truth):
         return True
-    return verifier.shared().check(_without_label(expression), truth, limit_s)
+    steps = EQUALS.split(tidy(expression))
+    constants = [step for step in steps[:-1] if is_constant(step)] if not EQUALS.search(truth) else []
+    share_s = limit_s / (1 + len(constants))
+    for step in constants:
+        if not (agrees := _same_value(step, steps[-1], share_s)):
+            return agrees
+    return _same_value(steps[-1] if constants else expression, truth, share_s)
 
 
-def _undressed(expression: str) -> str:
-    """Without dollar signs, spacing, sizing commands, wrappers and a final full stop."""
-    text = expression.strip().replace("−", "-").replace(r"\$", "").replace("$", "")
-    text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text)
-    text = re.sub(r"\\(?:left|right|displaystyle|bigl?|bigr)(?![a-zA-Z])", "", text)
-    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
-    text = _DIGIT_GROUPS.sub(",", _SPACING.sub(" ", _WRAPPER.sub("", text))).replace(" ", "")
-    text = text.rstrip(".")
-    while text.startswith("{") and text.endswith("}") and text.count("{") == 1:
-        text = text[1:-1]
-    return text
+def _same_value(expression: str, truth: str, limit_s: float) -> bool | None:
+    percents = percentage(expression), percentage(truth)
+    if percents[0] is not None and percents[1] is not None:
+        return percents[0] == percents[1]
+    found, wanted = _readings(expression), _readings(truth)
+    if found and wanted:
+        return not found.isdisjoint(wanted)
+    if _says_more(expression, truth):
+        return compact(expression).casefold() == compact(truth).casefold()
+    return verifier.shared().check(_plain(expression), _plain(truth), limit_s)
 
 
-def _without_label(expression: str) -> str:
-    r"""Drop a leading choice label, `\text{(B) } 12` or `(B) 12`, if something follows it."""
-    text = expression.strip().strip("$").strip()
-    if (inside := _LABEL_INSIDE.match(text)) is not None:
-        return text[inside.end() :].replace("}", "", 1).strip()
-    match = _LABEL.match(text)
-    return text[match.end() :].strip() if match and match.end() < len(text) else text
+def _plain(expression: str) -> str:
+    """A plain number by its value, else without dress and unit."""
+    value = number(expression)
+    return without_unit(tidy(expression)) if value is None else str(value)
 
 
-def _label(expression: str) -> str | None:
-    text = expression.strip().strip("$").strip()
-    match = _LABEL.match(text) or _LABEL_INSIDE.match(text)
-    if match is not None:
-        return next(group for group in match.groups() if group).upper()
-    bare = _undressed(text).strip("(){}.")
-    return bare.upper() if re.fullmatch(r"[A-Ea-e]", bare) else None
+def _readings(expression: str) -> set:
+    """The plain number; a percentage also as a share."""
+    value, percent = number(expression), percentage(expression)
+    return {value} - {None} if percent is None else {percent, percent / 100}
+
+
+def _says_more(expression: str, truth: str) -> bool:
+    """Whether the answer holds what no expression of the truth's kind does, or the truth is text itself."""
+    said, wanted = (without_unit(tidy(text)) for text in (expression, truth))
+    if re.fullmatch(r"\\text\s*\{.*\}", truth.strip()) or re.fullmatch(r"[A-Za-z ]{3,}", wanted):
+        return True
+    if not said.isascii() or "?" in said or ("_" in said.replace(r"\log_", "") and "_" not in wanted):
+        return True
+    commands = set(re.findall(r"\\[a-zA-Z]+", said))
+    if not all(_EXPRESSION.fullmatch(command) or command in wanted for command in commands):
+        return True
+    is_set = _SET.search(wanted) or _RELATION.search(wanted)
+    if _RELATION.search(said) and not is_set:
+        return True
+    words = _words(EQUALS.split(said)[-1]) - ({"or"} if is_set else set())
+    return not set("".join(words)) <= set(_COMMAND.sub(" ", wanted))
+
+
+def _words(text: str) -> set[str]:
+    """What stands outside commands and is neither a function nor a single letter."""
+    return {word for word in _WORD.findall(_COMMAND.sub(" ", text)) if not _FUNCTION.fullmatch(word)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _simplified(text: str, limit_s: float) -> str:
+    steps = EQUALS.split(text)
+    last = text if is_constant(steps[0]) else steps[-1]
+    if _words(last) or not last.isascii() or "?" in last:
+        return text.replace(" ", "")
+    return verifier.shared().canonical(without_unit(last), limit_s) or text.replace(" ", "")

@@ -8,7 +8,7 @@ from typing import Any
 from mappa.errors import TaskError
 from mappa.task import answers
 from mappa.task.base import WorkspaceReader
-from mappa.task.records import RecordTasks, Source, field_of, identity, kind_of, question_of, text_of
+from mappa.task.records import RecordTasks, Source, cluster_of, field_of, identity, kind_of, question_of, text_of
 from mappa.types import Grade, Task
 
 
@@ -37,11 +37,13 @@ class MathTask(RecordTasks):
                 raise TaskError(f"{where}: the answer has no '{source.after}', after which it is looked for (`after`)")
             answer = text_of(answer, where)
         kind = kind_of(record, source, name, where)
-        return Task(id=f"{name}/{identity(record, source, question)}", question=question, answer=answer, kind=kind)
+        cluster = cluster_of(record, source, where)
+        name = f"{name}/{identity(record, source, question)}"
+        return Task(id=name, question=question, answer=answer, kind=kind, cluster=cluster)
 
     def vote(self, answer: str) -> str | None:
         found = answers.extract(answer)
-        return None if found is None else answers.canonical(found)
+        return None if found is None else answers.canonical(found, self._time_limit_s)
 
     def grade(self, task: Task, answer: str | None, workspace: WorkspaceReader | None) -> Grade:
         """1.0 if the final answer stated in the team's last text equals the ground truth, else 0.0, with the reason."""

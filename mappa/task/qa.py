@@ -13,7 +13,7 @@ from mappa.errors import ConfigError, TaskError
 from mappa.seed import stable_seed
 from mappa.task.answers import extract
 from mappa.task.base import WorkspaceReader
-from mappa.task.records import RecordTasks, Source, field_of, identity, kind_of, question_of, text_of
+from mappa.task.records import RecordTasks, Source, cluster_of, field_of, identity, kind_of, question_of, text_of
 from mappa.types import Grade, Task
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -71,7 +71,14 @@ class QATask(RecordTasks):
             else:
                 question = "\n\n".join([*(text for _, text in paragraphs), question])
         kind = kind_of(record, source, name, where)
-        return Task(id=key, question=question, answer=answers[0], kind=kind, metadata=metadata)
+        return Task(
+            id=key,
+            question=question,
+            answer=answers[0],
+            kind=kind,
+            cluster=cluster_of(record, source, where),
+            metadata=metadata,
+        )
 
     def vote(self, answer: str) -> str | None:
         found = extract(answer)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +16,11 @@ import numpy as np
 
 from mappa.errors import ConfigError, TaskError
 from mappa.hub import unreachable
+from mappa.task.overlap import normalised, refuse_overlap, twins
 from mappa.types import Task
 
-_LATEX_DRESS = re.compile(
-    r"\\(?:left|right|displaystyle|text|mathrm|quad|qquad|[dt](?=frac)|[,;:!\s()\[\]])|[\s${}~\\]"
-)
-_NOT_CONTENT = re.compile(r"[^\w+\-*/^=<>.]|\.(?!\d)")
+SHOWN = 20
+"""Bad records that one line tells of."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class Source:
     """Field of the record's id; without one the id is made from the problem's text."""
     kind: str | None = None
     """Field of the stratum (e.g. `level`); without one it is the set's name."""
+    cluster: str | None = None
+    """Field of what a problem shares with others (e.g. its text): such problems are no independent observations."""
     where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Field -> values; records with another value are left out, e.g. `level: [1, 2, 3]`."""
     limit: int | None = None
@@ -112,8 +112,9 @@ class RecordTasks(ABC):
             raise TaskError(f"task {self.name} has no training set; set task.train.path, or use it with mappa.evaluate")
         pool = self._tasks(self._train, self.name)
         if self._drop_overlap:
-            held_out = {normalised(task.question) for tasks in self._held_out.values() for task in tasks}
-            pool = [task for task in pool if normalised(task.question) not in held_out]
+            held_out = [task for tasks in self._held_out.values() for task in tasks]
+            same = {twin.id for _, twin in twins(pool, held_out)}
+            pool = [task for task in pool if task.id not in same]
         train = _sample(pool, self._train)
         for key, tasks in self._held_out.items():
             refuse_overlap(train, tasks, key)
@@ -124,8 +125,16 @@ class RecordTasks(ABC):
         path = str(Path(self._data_dir) / source.file) if local else source.path
         if path is None:
             raise TaskError(f"{name}: {source.file} is looked for in task.data_dir, which is not set (MAPPA_DATA)")
-        records = [(f"{path}, record {index}", record) for index, record in enumerate(_records(path, source))]
-        tasks = [self.task(record, source, name, at) for at, record in records if _wanted(record, source, at)]
+        tasks, bad, records = [], [], _records(path, source)
+        for at, record in records:
+            try:
+                if isinstance(record, Exception):
+                    raise TaskError(f"{at}: not readable as json: {_one_line(record)}")
+                if _wanted(record, source, at):
+                    tasks.append(self.task(record, source, name, at))
+            except TaskError as error:
+                bad.append(str(error))
+        refuse_bad(bad, len(records))
         if not tasks:
             raise TaskError(f"{path}: no records" + (f" where {dict(source.where)}" if records else ""))
         seen: set[str] = set()
@@ -136,23 +145,13 @@ class RecordTasks(ABC):
         return tasks
 
 
-def normalised(question: str) -> str:
-    """A problem's text without case, spacing, punctuation and LaTeX dressing: equal for the same problem."""
-    text = unicodedata.normalize("NFKC", question).casefold()
-    return _NOT_CONTENT.sub("", _LATEX_DRESS.sub("", text))
-
-
-def refuse_overlap(train: Sequence[Task], held_out: Sequence[Task], name: str) -> None:
-    """Raise `TaskError`, with examples and the way out, if validation set `name` holds problems of `train`."""
-    known = {normalised(task.question): task.id for task in train}
-    pairs = [(task, known[key]) for task in held_out if (key := normalised(task.question)) in known]
-    if not pairs:
-        return
-    examples = "; ".join(f'{task.id} = {twin} ("{task.question[:40]}...")' for task, twin in pairs[:3])
-    raise TaskError(
-        f"{len(pairs)} of the {len(held_out)} problems of validation set {name} are also training problems: "
-        f"{examples}; take {name} out of task.validation, or set task.drop_overlap=true to train without them"
-    )
+def refuse_bad(errors: Sequence[str], records: int) -> None:
+    """Raise `TaskError` with what is wrong with each of the bad records, in one line."""
+    if len(errors) == 1:
+        raise TaskError(errors[0])
+    if errors:
+        more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+        raise TaskError(f"{len(errors)} of {records} records are unusable: {'; '.join(errors[:SHOWN])}{more}")
 
 
 def _source(value: Source | Mapping[str, Any] | None, where: str) -> Source | None:
@@ -161,6 +160,8 @@ def _source(value: Source | Mapping[str, Any] | None, where: str) -> Source | No
         if unknown:
             raise ConfigError(f"{where}: unknown key {unknown[0]}; known: {', '.join(Source.__dataclass_fields__)}")
         value = Source(**value)
+    if value is not None and value.limit is not None and not (type(value.limit) is int and value.limit >= 1):
+        raise ConfigError(f"{where}: limit={value.limit} must be a whole number of at least 1")
     return value if value is not None and (value.path or value.file) else None
 
 
@@ -189,6 +190,11 @@ def kind_of(record: Mapping[str, Any], source: Source, name: str, where: str) ->
     return name if source.kind is None else text_of(field_of(record, source.kind, "kind", where), where)
 
 
+def cluster_of(record: Mapping[str, Any], source: Source, where: str) -> str:
+    """Empty where the source names no field."""
+    return "" if source.cluster is None else text_of(field_of(record, source.cluster, "cluster", where), where)
+
+
 def identity(record: Mapping[str, Any], source: Source, question: str) -> str:
     """The record's own id, else one made from the problem's text."""
     found = next((record[key] for key in names_of(source.id) if record.get(key) is not None), None)
@@ -213,43 +219,55 @@ def text_of(value: Any, where: str) -> str:
     """Whole numbers lose their `.0`: some files hold answers as 142.0."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+    not_finite = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(value, bool) or not_finite or not isinstance(value, str | int | float) or not str(value).strip():
         raise TaskError(f"{where}: a field holds {value!r}, where text or a number is needed")
     return str(value).strip()
 
 
-def _records(path: str, source: Source) -> Iterable[Any]:
+def _records(path: str, source: Source) -> list[tuple[str, Any]]:
+    """Each with where it stands; a line that is not JSON is its error."""
     reader = _READERS.get(Path(path).suffix.lower())
     if reader is None:
-        return _hub_records(path, source)
+        return [(f"{path}, record {index}", record) for index, record in enumerate(_hub_records(path, source))]
     if not Path(path).is_file():
         raise TaskError(f"{path}: no such file (looked from {Path.cwd()}); set the source's path, or task.data_dir")
     try:
-        return reader(Path(path))
+        return [(f"{path}, {place}", record) for place, record in reader(Path(path))]
     except (OSError, ValueError) as error:
         raise TaskError(f"{path}: not readable as {Path(path).suffix[1:]}: {_one_line(error)}") from error
 
 
-def _json_records(path: Path) -> list[Any]:
-    records = json.loads(path.read_text(encoding="utf-8"))
+def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
+    records = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(records, list):
         raise ValueError(f"a list of records is needed, not {type(records).__name__}")
-    return records
+    return _numbered(records)
 
 
-def _jsonl_records(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+def jsonl_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """`line N` and what is on it, blank lines left out; a line that is not JSON is its error."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except ValueError as error:
+                yield f"line {number}", error
 
 
-def _parquet_records(path: Path) -> list[Any]:
+def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
-    return parquet.read_table(path).to_pylist()
+    return _numbered(parquet.read_table(path).to_pylist())
 
 
-_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
+def _numbered(records: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"record {index}", record) for index, record in enumerate(records))
+
+
+_READERS: Mapping[str, Callable[[Path], Iterable[tuple[str, Any]]]] = {
     ".json": _json_records,
-    ".jsonl": _jsonl_records,
+    ".jsonl": jsonl_records,
     ".parquet": _parquet_records,
 }
 

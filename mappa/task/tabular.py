@@ -5,17 +5,19 @@ The answers lie outside every workspace and are read by the grader alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import pandas as pd
 
 from mappa.errors import ConfigError, TaskError
 from mappa.task.base import WorkspaceReader
-from mappa.task.submission import SubmissionError, asked_metric, fair, measure, read_submission
+from mappa.task.metrics import METRICS, asked_metric, unknown
+from mappa.task.records import jsonl_records, refuse_bad
+from mappa.task.submission import SubmissionError, fair, measure, read_submission
 from mappa.task.tables import same_data, write_tables
 from mappa.types import Grade, Task
 
@@ -50,7 +52,8 @@ class Tabular:
         Args:
             folder: where the tasks on scikit-learn's tables are written.
             train: JSONL of DSBench records (`prompt`, `metadata` with task_id, data_type, train_file, test_file,
-                answer_dir).
+                answer_dir; `cluster` where several are made of one table; `metric` where the prompt names none of
+                `metrics.METRICS`).
             validation: set name -> such a file.
             data_dir: what relative paths in the records start from.
             train_tables: names in `mappa.task.tables.TABLES`.
@@ -84,9 +87,9 @@ class Tabular:
         try:
             if workspace is None:
                 raise SubmissionError("nothing was ever run")
-            answers = pd.read_csv(task.metadata["answers"], keep_default_na=False)
-            predicted = read_submission(_read(workspace), answers, task.metadata["id"])
             targets = list(task.metadata["targets"])
+            answers = pd.read_csv(task.metadata["answers"], keep_default_na=False)[[task.metadata["id"], *targets]]
+            predicted = read_submission(_read(workspace), answers, task.metadata["id"])
             train = pd.read_csv(task.files["train.csv"], usecols=targets)
             found = measure(answers[targets], predicted, train, task.kind, task.metadata["metric"])
         except SubmissionError as error:
@@ -116,39 +119,46 @@ class Tabular:
             return []
         if not Path(path).is_file():
             raise TaskError(f"task file {path} is missing; give a JSONL of DSBench records")
-        tasks = []
-        for number, line in enumerate(Path(path).read_text().splitlines()):
+        tasks, bad, records = [], [], list(jsonl_records(Path(path)))
+        for place, record in records:
             try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise TaskError(f"{path}, line {number + 1} is not JSON: {error}") from error
-            tasks.append(self._task(record, f"{path}, line {number + 1}"))
+                tasks.append(self._task(record, f"{path}, {place}"))
+            except TaskError as error:
+                bad.append(str(error))
+        refuse_bad(bad, len(records))
         return tasks
 
     def _task(self, record: Mapping[str, Any], where: str) -> Task:
         """One record with its files looked at: which column is the id, which are to be predicted."""
-        meta = record.get("metadata", {})
+        if isinstance(record, Exception):
+            raise TaskError(f"{where} is not JSON: {record}")
+        meta = record.get("metadata") if isinstance(record, Mapping) else None
+        if not isinstance(meta, Mapping) or not isinstance(record.get("prompt"), str):
+            raise TaskError(f"{where}: a record is an object with `prompt` (text) and `metadata` (an object)")
         for key in ("task_id", "data_type", "train_file", "test_file", "answer_dir"):
             if key not in meta:
                 raise TaskError(f"{where}: metadata.{key} is missing")
         if meta["data_type"] not in KINDS:
             raise TaskError(f"{where}: data_type={meta['data_type']} must be one of {', '.join(KINDS)}")
+        metric = _metric(record["prompt"], meta, f"{where} ({meta['task_id']})")
         files = {"train.csv": meta["train_file"], "test.csv": meta["test_file"]}
         files |= {"sample_submission.csv": meta["sample_file"]} if "sample_file" in meta else {}
         files = {name: self._existing(path, f"{where} ({meta['task_id']})") for name, path in files.items()}
         answers = self._existing(str(Path(meta["answer_dir"]) / "test_answer.csv"), f"{where} ({meta['task_id']})")
-        id_column, targets = _columns(answers, files["test.csv"], where)
-        _check_kind(files["train.csv"], targets, meta["data_type"], f"{where} ({meta['task_id']})")
+        id_column, targets = _columns(answers, files["train.csv"], files["test.csv"], where)
+        kind = METRICS[metric].kind  # what it is scored by decides, whatever the record calls it
+        _check_kind(answers, targets, kind, f"{where} ({meta['task_id']})")
         return Task(
             id=meta["task_id"],
             question=record["prompt"],
-            kind=meta["data_type"],
+            kind=kind,
+            cluster=str(meta.get("cluster", "")),
             files=files,
             metadata={
                 "answers": answers,
                 "id": id_column,
                 "targets": targets,
-                "metric": asked_metric(record["prompt"], meta["data_type"]),
+                "metric": metric,
             },
         )
 
@@ -168,20 +178,46 @@ def _read(workspace: WorkspaceReader) -> bytes:
         raise SubmissionError(str(error)) from error
 
 
-def _columns(answers: str, test: str, where: str) -> tuple[str, list[str]]:
-    """The id column and the target columns: those of the answers that test.csv has, and has not."""
-    answered, tested = (list(pd.read_csv(path, nrows=0).columns) for path in (answers, test))
-    shared, targets = [c for c in answered if c in tested], [c for c in answered if c not in tested]
-    if not shared or not targets:
+def _columns(answers: str, train: str, test: str, where: str) -> tuple[str, list[str]]:
+    """The id column and the targets.
+
+    The id is a column of the answers and of test.csv that tells the rows apart (one called `...id`, else the first);
+    targets are those of the answers that train.csv has and test.csv has not. Others, as Kaggle's `Usage`, are neither.
+    """
+    frame = pd.read_csv(answers, keep_default_na=False)
+    if not len(frame):
+        raise TaskError(f"{where}: {answers} holds a header and no rows")
+    trained, tested = (list(pd.read_csv(path, nrows=0).columns) for path in (train, test))
+    ids = [column for column in frame.columns if column in tested and frame[column].is_unique]
+    new = [column for column in frame.columns if column not in tested]
+    if not ids or not new:
         raise TaskError(f"{where}: {answers} needs an id column that test.csv has, and a target that it has not")
-    return shared[0], targets
+    targets = [column for column in new if column in trained]
+    if not targets:
+        raise TaskError(f"{where}: {train} has no column '{new[0]}', which the answers have")
+    return next((column for column in ids if column.lower().endswith("id")), ids[0]), targets
 
 
-def _check_kind(train: str, targets: Sequence[str], kind: str, where: str) -> None:
-    """Text cannot be regressed (two of DSBench's records say so)."""
-    columns = pd.read_csv(train, nrows=50)
+def _metric(text: str, meta: Mapping[str, Any], where: str) -> str:
+    """The one that the record names in `metadata.metric`, else the one that its text asks for."""
+    try:
+        named = meta.get("metric") or asked_metric(text, meta["data_type"])
+        if named not in METRICS:
+            raise unknown(named)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
+    return named
+
+
+def _check_kind(answers: str, targets: Sequence[str], kind: str, where: str) -> None:
+    """Text cannot be regressed, and what is empty is no truth."""
+    frame = pd.read_csv(answers, usecols=list(targets), keep_default_na=False, dtype=str)
     for target in targets:
-        if target not in columns:
-            raise TaskError(f"{where}: {train} has no column '{target}', which the answers have")
-        if kind == "regression" and not pd.api.types.is_numeric_dtype(columns[target]):
-            raise TaskError(f"{where}: '{target}' holds text but data_type is regression; correct the record")
+        if kind == "regression":
+            bad = ~np.isfinite(pd.to_numeric(frame[target], errors="coerce"))
+            needed = "no number, which the task's metric needs; correct the answers, or metadata.metric"
+        else:
+            bad, needed = frame[target].str.strip().isin(["", "nan", "NaN"]), "no answer"
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            raise TaskError(f"{where}: {answers}, line {row + 2}: '{target}' holds '{frame[target][row]}', {needed}")

@@ -12,20 +12,27 @@ import atexit
 import functools
 import json
 import os
+import queue
+import re
 import select
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mappa.errors import TaskError
 
 MAX_CHARACTERS = 2_000
 """Longer answers are not answers; they are wrong without being parsed."""
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|\\lor(?![a-zA-Z])|\bor\b")
 _MEMORY_BYTES = 4 * 2**30
 _START_SECONDS = 120.0
+_CHILDREN = 4
+"""Of a process: so many answers that take the whole limit at once delay the others little."""
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "HOME")
 
 
@@ -54,14 +61,23 @@ class Verifier:
         """
         if max(len(answer), len(truth)) > MAX_CHARACTERS:
             return False
+        return self._ask({"answer": answer, "truth": truth}, limit_s)
+
+    def canonical(self, answer: str, limit_s: float) -> str | None:
+        """The LaTeX expression's value, written alike for equal ones; None: it has none, or time was up.
+
+        Raises:
+            TaskError: as of `check`.
+        """
+        return None if len(answer) > MAX_CHARACTERS else self._ask({"answer": answer}, limit_s)
+
+    def _ask(self, request: dict[str, str], limit_s: float) -> Any:
         with self._lock:
-            child = self._started()
-            request = json.dumps({"answer": answer, "truth": truth, "limit_s": limit_s})
-            reply = _exchange(child, request, limit_s)
+            reply = _exchange(self._started(), json.dumps({**request, "limit_s": limit_s}), limit_s)
             if reply is None:
                 self._stop()
                 return None
-            return bool(json.loads(reply)["equal"])
+            return json.loads(reply)["found"]
 
     def close(self) -> None:
         """Kill the child, if there is one; a later `check` starts a new one."""
@@ -90,16 +106,48 @@ class Verifier:
                 pipe.close()
 
 
-def shared() -> Verifier:
-    """This process's verifier: a forked child gets its own, as two processes must not share the pipes."""
+class Verifiers:
+    """A few verifiers, each started when all others are busy."""
+
+    def __init__(self, count: int = _CHILDREN) -> None:
+        self._all = [Verifier() for _ in range(count)]
+        self._free: queue.LifoQueue[Verifier] = queue.LifoQueue()
+        for verifier in self._all:
+            self._free.put(verifier)
+
+    def check(self, answer: str, truth: str, limit_s: float) -> bool | None:
+        """`Verifier.check` by one that is free."""
+        with self._one() as verifier:
+            return verifier.check(answer, truth, limit_s)
+
+    def canonical(self, answer: str, limit_s: float) -> str | None:
+        """`Verifier.canonical` by one that is free."""
+        with self._one() as verifier:
+            return verifier.canonical(answer, limit_s)
+
+    def close(self) -> None:
+        for verifier in self._all:
+            verifier.close()
+
+    @contextmanager
+    def _one(self) -> Iterator[Verifier]:
+        verifier = self._free.get()
+        try:
+            yield verifier
+        finally:
+            self._free.put(verifier)
+
+
+def shared() -> Verifiers:
+    """This process's verifiers: a forked child gets its own, as two processes must not share the pipes."""
     return _shared(os.getpid())
 
 
 @functools.cache
-def _shared(pid: int) -> Verifier:
-    verifier = Verifier()
-    atexit.register(verifier.close)
-    return verifier
+def _shared(pid: int) -> Verifiers:
+    verifiers = Verifiers()
+    atexit.register(verifiers.close)
+    return verifiers
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -142,15 +190,43 @@ def _read_line(child: subprocess.Popen[bytes], limit_s: float) -> str | None:
     return received.decode()
 
 
-def _compare(answer: str, truth: str) -> bool:
-    """math-verify's word on two expressions, its own (signal) time limits switched off."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+def _parsed(text: str) -> list[Any]:
+    """What math-verify reads, its own (signal) time limits switched off; inequalities joined by `or` as their set."""
+    import sympy
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    gold, found = (
-        parse(rf"\boxed{{{text}}}", extraction_config=targets, parsing_timeout=None) for text in (truth, answer)
-    )
-    return bool(gold) and bool(found) and verify(gold, found, strict=True, timeout_seconds=None)
+    read = functools.partial(parse, extraction_config=targets, parsing_timeout=None)
+    pieces = _OR.split(text)
+    if len(pieces) == 1:
+        return read(rf"\boxed{{{text}}}")
+    return [sympy.Union(*(read(rf"\boxed{{{piece}}}")[0].as_set() for piece in pieces))]
+
+
+def _compare(answer: str, truth: str) -> bool:
+    """math-verify's word on two expressions."""
+    from math_verify import verify
+
+    gold, found = _parsed(truth), _parsed(answer)
+    settings = {"strict": True, "timeout_seconds": None, "allow_set_relation_comp": True}
+    return bool(gold) and bool(found) and verify(gold, found, **settings)
+
+
+def _canonical(answer: str) -> str | None:
+    """A constant by its value to 15 digits (exactly, where it is rational), anything else as sympy simplifies it."""
+    import sympy
+
+    read = [value for value in _parsed(answer) if isinstance(value, sympy.Basic)]
+    if not read:
+        return None
+    value = sympy.simplify(read[0])
+    if not isinstance(value, sympy.Expr):
+        return str(value)
+    value = sympy.expand(value)
+    if not value.is_number:
+        return str(value)
+    exact = sympy.nsimplify(value, rational=True) if value.is_Float else value
+    return str(exact) if exact.is_Rational else str(sympy.N(exact, 15))
 
 
 def _serve(requests: TextIO, replies: TextIO) -> None:
@@ -163,13 +239,13 @@ def _serve(requests: TextIO, replies: TextIO) -> None:
     replies.flush()
     for line in requests:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request["limit_s"] + 1.0)
+        signal.setitimer(signal.ITIMER_REAL, request.pop("limit_s") + 1.0)
         try:
-            equal = _compare(request["answer"], request["truth"])
+            found = _compare(**request) if "truth" in request else _canonical(**request)
         except Exception:  # noqa: BLE001 - boundary: an expression that math-verify chokes on is not the right one
-            equal = False
+            found = None if "truth" not in request else False
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        replies.write(json.dumps({"equal": equal}) + "\n")
+        replies.write(json.dumps({"found": found}) + "\n")
         replies.flush()
 
 

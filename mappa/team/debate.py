@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections import Counter
@@ -99,7 +100,7 @@ class Debate:
         for _ in range(1, self._rounds):
             texts = [handoff(scene, action) for action in said]
             said = [await self._revise(scene, values, said, texts, k) for k in range(len(said))]
-        return majority([handoff(scene, action) for action in said], scene)
+        return await asyncio.to_thread(majority, [handoff(scene, action) for action in said], scene)
 
     async def _revise(
         self, scene: Scene, values: Mapping[str, str], said: Sequence[Action], texts: Sequence[str], k: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,7 +85,7 @@ class Dialogue:
             values = {**scene.told(), "view": view, "heard": heard}
             last[seat.name] = await seat.act(scene, values, after=last.get(seat.name), hint="" if turn > 1 else hint)
             heard = handoff(scene, last[seat.name])
-            said.append((heard, scene.vote(heard)))
+            said.append((heard, await asyncio.to_thread(scene.vote, heard)))
             if self._ends(said):
                 break
         deciding = said[::2] if self._decides == "first" else said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ class Rationalise:
         values = scene.told()
         text = handoff(scene, await agent.act(scene, values))
         known = scene.epoch is not None and task.answer is not None
-        if known and scene.vote(text) != scene.vote(rf"\boxed{{{task.answer}}}"):
+        truth = rf"\boxed{{{task.answer}}}"
+        if known and await asyncio.to_thread(scene.vote, text) != await asyncio.to_thread(scene.vote, truth):
             await agent.act(scene, values, hint=fill(self._hint, {"answer": task.answer}))
         return text

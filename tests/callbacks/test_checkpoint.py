@@ -19,6 +19,7 @@ def parts(content: str) -> tuple[SimpleNamespace, SimpleNamespace]:
     """A trainer and a module that save `content`."""
     trainer = SimpleNamespace(
         is_global_zero=True,
+        callbacks=[],
         datamodule=SimpleNamespace(epoch=1),
         max_epochs=3,
         should_stop=True,

@@ -62,6 +62,24 @@ async def test_the_base_speaks_as_if_there_were_no_adapters(adapters: Adapters):
     assert [c.token_ids for c in found[3:6]] != [c.token_ids for c in reference], "or this could not fail"
 
 
+async def test_greedy_decoding_takes_the_likeliest_token_whatever_the_seed(adapters: Adapters):
+    """Beside sampled rows of the same batch; log-probabilities are those at temperature 1."""
+    greedy = [("solver", prompts(5)[i], Sampling(24, temperature=0.0, top_p=0.9, seed=i)) for i in range(5)]
+    again = [(agent, prompt, Sampling(24, temperature=0.0, seed=100)) for agent, prompt, _ in greedy]
+    sampled = [(agent, prompt, Sampling(24, seed=7)) for agent, prompt, _ in greedy]
+    found = (await generate(adapters, [*greedy, *sampled]))[:5]
+    assert [done.token_ids for done in found] == [done.token_ids for done in await generate(adapters, again)]
+    adapters.select("solver")
+    for (_, prompt, _), done in zip(greedy, found, strict=True):
+        with torch.no_grad(), adapters.evaluating():
+            logits = adapters.model(input_ids=torch.tensor([[*prompt, *done.token_ids]])).logits[
+                0, len(prompt) - 1 : -1
+            ]
+        assert tuple(logits.argmax(-1).tolist()) == done.token_ids
+        expected = torch.log_softmax(logits, -1).max(-1).values
+        torch.testing.assert_close(torch.tensor(done.logprobs), expected, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 async def test_logprobs_are_the_trainers(adapters: Adapters, temperature: float):
     """Measured: at most 3e-6 apart in float32, with mixed prompt lengths and two adapters."""

@@ -108,6 +108,11 @@ async def test_a_server_that_cannot_serve_tokens_is_refused(
         await engine.generate("solver", (5,), Sampling(max_tokens=4))
 
 
+async def test_greedy_decoding_is_asked_for_as_such(engine: OpenAIEngine, server: Server) -> None:
+    await engine.generate("solver", (5,), Sampling(max_tokens=4, temperature=0.0))
+    assert server.asked[-1]["temperature"] == 0.0
+
+
 async def test_passing_failures_are_tried_again_and_lasting_ones_are_one_line(
     engine: OpenAIEngine, server: Server
 ) -> None:

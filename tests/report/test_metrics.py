@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
-from mappa.report.metrics import measures_by_task, truncation_lines
+import pytest
+
+from mappa.report.metrics import evaluate_episodes, measures_by_task, truncation_lines
 from mappa.types import Episode, Grade, Task
+
+
+def attempts(scores: dict[str, list[float]], answer: str | None, cluster: str = "") -> list[Episode]:
+    return [
+        Episode(f"{task}{copy}", Task(task, "", cluster=cluster), 0, (), answer, Grade(score))
+        for task, row in scores.items()
+        for copy, score in enumerate(row)
+    ]
+
+
+def test_without_a_vote_there_is_no_majority():
+    scores = {"a": [1.0, 0.0], "b": [1.0, 1.0]}
+    assert list(evaluate_episodes(attempts(scores, None), str)) == ["avg@2", "pass@2"]
+    assert list(evaluate_episodes(attempts(scores, "x"), lambda answer: None)) == ["avg@2", "pass@2"]
+    found = evaluate_episodes(attempts(scores, "x"), str)
+    assert {name: value["mean"] for name, value in found.items()} == {"avg@2": 0.75, "pass@2": 1.0, "maj@2": 1.0}
+    assert found["avg@2"]["low"] < found["avg@2"]["mean"] < found["avg@2"]["high"]
+
+
+def test_tasks_of_one_cluster_count_as_one():
+    scores = {f"t{index}": [1.0] for index in range(50)}
+    alone = evaluate_episodes(attempts(scores, "x"), str)["avg@1"]
+    together = evaluate_episodes(attempts(scores, "x", "one table"), str)["avg@1"]
+    assert alone["low"] > 0.9
+    assert together["low"] == pytest.approx(0.025)
 
 
 def test_measures_of_a_task_by_problem_and_by_kind():

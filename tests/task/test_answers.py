@@ -30,6 +30,9 @@ TOWER = r"\boxed{9^{9^{9^9}}}"
         (r"\boxed{\left\{ 1 \right.}", r"\left\{ 1 \right."),
         (r"\boxed{\boxed{7}}", "7"),
         (r"\fbox{7}", "7"),
+        (r"hence \boxed2.", "2"),
+        (r"\boxed{204", None),
+        (r"The answer is \boxed{204", None),
         (r"I think \boxed{1}</think> It is \boxed{2}", "2"),
         (r"I think \boxed{1}</think> no idea,\nreally", None),
         (r"\boxed{}", None),
@@ -140,9 +143,146 @@ def test_equivalent(text: str, truth: str, equal: bool) -> None:
     assert answers.equivalent(text, truth, limit_s=20.0) is equal
 
 
-def test_canonical_groups_votes() -> None:
-    votes = ["042", r"\frac{84}{2}", "42.0", r"\text{(A) }42", r"\sqrt 3", r"\sqrt{ 3 }", r"$\sqrt 3$"]
-    assert [answers.canonical(vote) for vote in votes] == ["42"] * 4 + [r"\sqrt3", r"\sqrt{3}", r"\sqrt3"]
+HEDGES = {
+    "5": [
+        r"5\text{ or 6}",
+        r"5\text{ is wrong}",
+        r"5\text{ million}",
+        r"5\text{ squared}",
+        r"5\text{ thirds}",
+        "5²",
+        "not 5",
+        "5 or 6",
+        "5-6",
+        "between 4 and 6",
+        r"5\text{ (or 6)}",
+        r"\frac{5}{1}\text{ or 7}",
+        "5_6",
+        "x>5",
+        "5...",
+        "5M",
+        "5k",
+        "5!",
+    ],
+    "42": [
+        r"\ne 42",
+        "≠ 42",
+        r"\ge 42",
+        "> 42",
+        "41=42",
+        "40+1=42",
+        "x=41=42",
+        "m+n=40+1=42",
+        "Is it 42?",
+        "maybe 42",
+        r"\sim 42",
+        r"\cancel{42}",
+        r"41 \Rightarrow 42",
+        r"\text{not }42",
+        r"42\text{ and }43",
+        "41 42",
+        r"\pm 42",
+    ],
+    r"2\sqrt2": [r"2\sqrt2 \text{ or } 3", r"2\sqrt2\text{ million}", r"\ge 2\sqrt2"],
+    r"\text{even}": [r"\text{not even}", "even or odd"],
+    r"\text{no}": [r"\text{on}"],
+    r"50\%": [r"0.5\%"],
+    "7/2": ["3,1/2"],
+}
+
+
+@pytest.mark.parametrize(("hedge", "truth"), [(hedge, truth) for truth, all_ in HEDGES.items() for hedge in all_])
+def test_an_answer_that_says_more_than_the_truth_is_wrong(hedge: str, truth: str) -> None:
+    assert not answers.equivalent(rf"\boxed{{{hedge}}}", truth, limit_s=20.0)
+
+
+EQUAL = {
+    "50": [r"50\%", "50 percent"],
+    "0.5": [r"50\%", r"\frac12\text{ cm}"],
+    r"50\%": ["50", "0.5"],
+    "7/2": ["3 1/2", r"3\frac{1}{2}", r"3\tfrac12"],
+    "-3.5": ["-3 1/2", "–3.5"],
+    "1500": ["1.5e3", r"1.5\times10^3", "1500,", "15\u200b00"],
+    "12": [
+        r"(B)\hspace{}12",
+        r"(B)\hspace{1em}12",
+        "C. 12",
+        r"\text{\text{12}}",
+        r"\text{\textbf{(B)}} 12",
+        "12 apples",
+    ],
+    "B": ["B. 15", r"\text{(B)}\ 12"],
+    r"\frac13": [r"0.\overline3", r"0.\overline{3}"],
+    "42": ["m+n = 40+2 = 42", r"\angle ABC = 42^\circ", r"\text{Area} = 42\text{ square units}", "40+2=42"],
+    "(1,2)": ["1<x<2", r"x\in(1,2)"],
+    r"[2,\infty)": [r"x\ge 2", "x≥2"],
+    r"(-\infty,1)\cup(2,\infty)": [r"x<1\text{ or }x>2", "x < 1 or x > 2"],
+    r"\emptyset": [r"\varnothing", "∅"],
+    r"16\pi": [r"16\pi\text{ in}^2", "16π", "16 pi"],
+    r"3\times10^8": ["3.0e8"],
+    "98": [r"98^\circ F", "98 people", "98 cm²", "98."],
+    r"2\sqrt3": ["2sqrt(3)", r"\sqrt{12}"],
+    r"\text{Evelyn}": ["Evelyn", r"\textbf{evelyn}"],
+    "yx": ["xy"],
+    r"\begin{pmatrix}1\\ 2\end{pmatrix}": [r"\begin{pmatrix}1\\2\end{pmatrix}"],
+}
+
+
+@pytest.mark.parametrize(("answer", "truth"), [(answer, truth) for truth, all_ in EQUAL.items() for answer in all_])
+def test_the_same_answer_in_another_dress_is_right(answer: str, truth: str) -> None:
+    assert answers.equivalent(rf"\boxed{{{answer}}}", truth, limit_s=20.0)
+
+
+def test_an_endless_answer_is_cheap_and_wrong() -> None:
+    began = time.monotonic()
+    for endless in (r"\text{" * 20_000 + "5" + "}" * 20_000, "5 " * 50_000, r"\frac" * 20_000):
+        assert answers.matches(endless, "5", 5.0) is False
+        assert answers.canonical(endless) == endless
+    assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        ["042", r"\frac{84}{2}", "42.0", r"\text{(A) }42", r"6\cdot 7"],
+        [r"\sqrt 3", r"\sqrt{ 3 }", r"$\sqrt 3$", r"\frac{3}{\sqrt3}"],
+        [r"\sqrt8", r"2\sqrt2", r"x = \sqrt{8}"],
+        [r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"],
+        ["(x+1)^2", "x^2+2x+1"],
+        ["1,2", "2,1", r"\{1,2\}"],
+        ["1/3", r"0.\overline3"],
+        ["Evelyn", r"\text{Evelyn}"],
+    ],
+)
+def test_equal_answers_are_one_vote(votes: list[str]) -> None:
+    assert len({answers.canonical(vote, 20.0) for vote in votes}) == 1
+
+
+def test_votes_for_other_answers_stay_apart() -> None:
+    votes = [
+        "5",
+        "5 or 6",
+        r"5\text{ million}",
+        "41=5",
+        r"\sqrt5",
+        "x",
+        "(1,2)",
+        "[1,2]",
+        r"\text{even}",
+        r"\text{not even}",
+    ]
+    assert len({answers.canonical(vote, 20.0) for vote in votes}) == len(votes)
+
+
+@pytest.mark.slow
+def test_a_few_bombs_do_not_hold_up_the_others() -> None:
+    texts = [TOWER if index % 8 == 0 else rf"\boxed{{2^{{{index % 8}}}}}" for index in range(64)]
+    answers.equivalent(r"\boxed{2^2}", "4", 30.0)
+    began = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda job: answers.equivalent(job[1], str(2 ** (job[0] % 8)), 2.0), enumerate(texts)))
+    assert sum(found) == 56
+    assert time.monotonic() - began < 8 * 2.0, "one after the other they alone would take that long"
 
 
 REPEATED = [r"\boxed{1000000000!}", r"\boxed{\int_0^\infty e^{-x^{x^x}} dx}"]

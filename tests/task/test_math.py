@@ -98,6 +98,63 @@ def test_overlap_is_refused_with_examples_and_a_way_out(tmp_path: Path) -> None:
     assert len(dropped.validation()["fresh"]) == 2
 
 
+PROBLEM = (
+    "A rectangular garden measures 12 meters by 35 meters. A gardener walks along its diagonal, then twice around its "
+    "border, at a speed of 3 meters per second. For how many seconds does the gardener walk in total?"
+)
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        f"{PROBLEM} Please reason step by step, and put your final answer within \\boxed{{}}.",
+        f"Problem 5. {PROBLEM}",
+        f"Solve the following problem.\n\n### Problem\n{PROBLEM}\n\n### Solution (an integer from 0 to 999)",
+        PROBLEM.replace("diagonal", "diagnoal"),
+        PROBLEM.upper().replace(".", " ."),
+    ],
+)
+def test_a_held_out_problem_in_another_dress_is_refused_and_can_be_dropped(twin: str, tmp_path: Path) -> None:
+    train = written(tmp_path / "train.json", [*RECORDS, {"prompt": PROBLEM, "answer": 1, "id": "garden"}])
+    for one, other in ((PROBLEM, twin), (twin, PROBLEM)):
+        train = written(tmp_path / "train.json", [*RECORDS, {"prompt": one, "answer": 1, "id": "garden"}])
+        held = written(tmp_path / "held.json", [{"prompt": other, "answer": 1, "id": "h"}])
+        with pytest.raises(TaskError, match=r"1 of the 1 problems of validation set held .*m/garden") as error:
+            MathTask("m", {"path": train}, {"held": {"path": held}}).train()
+        assert "\n" not in str(error.value)
+        dropped = MathTask("m", {"path": train}, {"held": {"path": held}}, drop_overlap=True).train()
+        assert len(dropped) == len(RECORDS)
+
+
+def test_problems_of_one_template_are_not_duplicates(tmp_path: Path) -> None:
+    train = written(tmp_path / "train.json", [{"prompt": PROBLEM, "answer": 1}])
+    other = [PROBLEM.replace("35", "36"), PROBLEM.replace("12 meters by 35", "12 meters by 53")]
+    held = written(tmp_path / "held.json", [{"prompt": text, "answer": 1} for text in other])
+    assert len(MathTask("m", {"path": train}, {"held": {"path": held}}).validation()["held"]) == 2
+
+
+def test_all_bad_records_are_named_at_once_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    good = '{"prompt": "Q%d?", "answer": %d}'
+    lines = [good % (1, 1), "", '{"prompt": "Q?"}', "{", '{"prompt": "Q?", "answer": NaN}', good % (2, 2), "[1]"]
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    with pytest.raises(TaskError) as error:
+        MathTask("m", {"path": str(path)}).train()
+    message = str(error.value)
+    assert message.startswith("4 of 6 records are unusable: ")
+    for number in (3, 4, 5, 7):
+        assert f"{path}, line {number}: " in message
+    assert "\n" not in message
+    path.write_text("\ufeff" + "\n".join([good % (1, 1), "", good % (2, 2)]), encoding="utf-8")
+    assert [task.answer for task in MathTask("m", {"path": str(path)}).train()] == ["1", "2"]
+
+
+@pytest.mark.parametrize("limit", [0, -1, "abc", 1.5, True])
+def test_a_limit_is_a_whole_number_of_at_least_one(limit: object) -> None:
+    with pytest.raises(ConfigError, match=rf"task\.m\.train: limit={limit} must be a whole number of at least 1"):
+        MathTask("m", {"path": "a.json", "limit": limit})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

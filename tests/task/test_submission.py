@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from mappa.task.submission import SubmissionError, asked_metric, fair, measure, read_submission
+from mappa.errors import TaskError
+from mappa.task.metrics import asked_metric
+from mappa.task.submission import SubmissionError, fair, measure, read_submission
 
+DATA = Path(os.environ.get("MAPPA_DATA", ""))
 ANSWERS = pd.DataFrame({"id": [7, 8, 9, 10], "y": [0, 1, 1, 0]})
 
 
@@ -32,6 +41,47 @@ def test_rows_are_aligned_by_id_not_by_order():
 def test_a_wrong_file_is_a_failed_submission_with_the_reason(text, reason):
     with pytest.raises(SubmissionError, match=reason):
         read_submission(text.encode(), ANSWERS, "id")
+
+
+HOSTILE = {
+    "a quoted newline in the header": b'"\n' + b"," * 200_000 + b'",y\n7,0\n',
+    "a header of many columns after a quoted newline": b'"a\nb"' + b",c" * 100_000 + b"\n" + b"1," * 100_000 + b"1\n",
+    "an open quote": b'id,y\n"' + b"7,0\n" * 200_000,
+    "endless rows": b"id,y\n" + b"7,0\n" * 2_000_000,
+    "many columns in a row": b"id,y\n" + b"7" + b",0" * 2_000_000,
+    "no text": b"id,y\n7,\xff\n",
+    "a column twice": b"id,y,y\n7,0,1\n",
+    "numbers without end": b"id,y\n" + b"9" * 100_000 + b"," + b"9" * 100_000 + b"\n8,1e999999999\n9,1\n10,1\n",
+    "a long name over two lines": b'"' + b"id\n" * 30_000 + b'",y\n7,0\n',
+    "20 MB of it": b'"\n' + b"," * 20_000_000 + b'",y\n7,0\n',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_at_once(name: str):
+    """Attacks with limits of their own: a process of 4 GiB and 20 s."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "import pandas as pd\nfrom mappa.task.submission import SubmissionError, read_submission\n"
+        "answers = pd.DataFrame({'id': [7, 8, 9, 10], 'y': [0, 1, 1, 0]})\n"
+        "try: read_submission(sys.stdin.buffer.read(), answers, 'id')\n"
+        "except SubmissionError as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], input=HOSTILE[name], capture_output=True, timeout=20, check=False
+    )
+    assert ran.stdout.startswith(b"submission.csv "), ran.stderr[-500:]
+    assert len(ran.stdout) < 1000
+    assert ran.stdout.count(b"\n") == 1
+
+
+def test_a_label_for_every_row_costs_nothing():
+    """A table of all labels against all would not fit into memory."""
+    rows = 40_000
+    truth = [str(row % 3) for row in range(rows)]
+    for metric in ("kappa", "qwk", "f1_macro", "f1_samples", "accuracy"):
+        found = classification([f"label{row}" for row in range(rows)], truth, truth, metric)
+        assert found["skill"] == 0.0
 
 
 def test_long_ids_are_told_apart():
@@ -75,7 +125,9 @@ def test_probabilities():
         ("scored on the root mean squared error", "regression", "rmse"),
         ("Mean Absolute Error (MAE)", "regression", "mae"),
         ("beware of the laundry", "classification", "accuracy"),
-        ("accuracy", "regression", "rmse"),
+        ("accuracy", "regression", "accuracy"),
+        ("Predict y.", "regression", "rmse"),
+        ("better accuracy helps all; submissions are scored on SMAPE", "regression", "smape"),
     ],
 )
 def test_the_task_says_what_it_is_scored_by(text: str, kind: str, metric: str):
@@ -95,7 +147,83 @@ def test_skill_by_the_metric_that_the_task_asks_for():
     assert found["floor"] == pytest.approx(2 / 3)  # always 1: precision 1/2, recall 1
     assert found["skill"] == 0.0
     three = classification(["a", "b", "c"], truth=("a", "b", "b"), train=("a", "b", "c"), metric="auc")
-    assert three["skill"] == pytest.approx(0.5)  # by accuracy: 2/3 against 1/3
+    assert three["auc"] == pytest.approx(0.875)  # a against the rest 1, b 3/4, of c there is none
+
+
+REAL = {
+    "auc": 24, "rmsle": 10, "rmse": 8, "accuracy": 7, "mae": 4, "smape": 4, "log_loss": 2, "qwk": 2, "medae": 1,
+    "gini": 1, "mcrmse": 1, "pearson": 1, "map@3": 1, "spearman": 1, "r2": 1, "f1": 1, "f1_micro": 1,
+    "f1_macro": 1, "jaccard": 1,
+}  # fmt: skip
+"""Counted by reading the 72 records."""
+
+
+@pytest.mark.skipif(not (DATA / "dsbench_modeling_train.jsonl").is_file(), reason="MAPPA_DATA has no DSBench records")
+def test_every_metric_of_dsbench_is_read_from_its_text():
+    files = [DATA / f"dsbench_modeling_{name}.jsonl" for name in ("train", "eval")]
+    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert Counter(asked_metric(r["prompt"], r["metadata"]["data_type"]) for r in records) == REAL
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_metric_that_is_not_known_is_refused_by_its_name(kind: str):
+    with pytest.raises(TaskError, match=r"the metric 'Brier score' is not known; available .*: auc, gini"):
+        asked_metric("Raise the accuracy. Submissions are evaluated using the Brier score.", kind)
+
+
+def test_metrics_of_labels_by_hand():
+    true, said = ["1", "2", "3", "3"], ["1", "2", "2", "3"]
+    assert classification(said, true, true, "f1_macro")["f1_macro"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert classification(said, true, true, "f1_micro")["f1_micro"] == 0.75
+    assert classification(said, true, true, "kappa")["kappa"] == pytest.approx((0.75 - 5 / 16) / (1 - 5 / 16))
+    # squared distances add up to 1; by the margins (1 1 2) and (1 2 1) one would expect (6 + 2 + 2 * 6) / 4 = 5
+    assert classification(said, true, true, "qwk")["qwk"] == pytest.approx(1 - 1 / 5)
+    assert classification([1.2, 2.4, 1.9, 9], true, true, "qwk")["qwk"] == pytest.approx(1 - 1 / 5)
+    sets = classification(["a b", "b", "c"], ["a b", "b c", "c"], ["c", "c", "a"], "f1_samples")
+    assert sets["f1_samples"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    ranked = classification(["a b c", "b a c", "a b d", "c"], ["a", "a", "c", "c"], ["a", "b"], "map@3")
+    assert ranked["map@3"] == pytest.approx((1 + 1 / 2 + 0 + 1) / 4)
+    assert ranked["floor"] == pytest.approx((1 + 1) / 4)  # "a b" everywhere
+    words = classification(["Very good", "bad day", ""], ["good", "Bad day", "so so"], ["good"], "jaccard")
+    assert words["jaccard"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+
+
+def test_metrics_of_numbers_by_hand():
+    def of(metric: str, predicted: list[float], true: list[float]) -> dict[str, float]:
+        frames = (pd.DataFrame({"y": values}) for values in (true, map(str, predicted), true))
+        return measure(*frames, "regression", metric)
+
+    assert of("smape", [0, 3, 5], [0, 1, 5])["smape"] == pytest.approx(100 / 3)
+    assert of("mape", [1, 3], [2, 4])["mape"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert of("medae", [1, 2, 9], [1, 3, 5])["medae"] == 1.0
+    assert of("r2", [1, 2, 4], [1, 2, 3])["r2"] == 0.5
+    assert of("pearson", [2, 4, 6], [1, 2, 3])["pearson"] == pytest.approx(1.0)
+    assert of("spearman", [1, 10, 100], [1, 2, 3])["skill"] == pytest.approx(1.0)
+    assert of("pearson", [1, 1, 1], [1, 2, 3])["skill"] == 0.0
+    with pytest.raises(SubmissionError, match="too large to be scored"):
+        of("rmse", [1e308, -1e308], [1, 2])
+
+
+@pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("False", "True"), ("no", "yes"), ("-1", "1"), ("0.0", "1.0")])
+def test_ranking_metrics_take_any_labels_and_any_scores(no: str, yes: str):
+    truth = [no, yes, yes, no]
+    assert classification([-7, 30, 2, 3.5], truth, truth, "auc")["auc"] == 0.75
+    assert classification([-7, 30, 2, 3.5], truth, truth, "gini")["skill"] == 0.5
+    assert classification([no, yes, no, no], truth, truth, "auc")["auc"] == 0.75
+    assert classification([0.1, 0.9, 0.4, 0.2], truth, truth, "accuracy")["accuracy"] == 0.75
+
+
+def test_one_hot_targets_by_auc():
+    hot = pd.DataFrame({"a": [1, 0, 0], "b": [0, 1, 0], "c": [0, 0, 1]})
+    scores = pd.DataFrame({"a": ["-2", "-3", "-1"], "b": ["0", "5", "1"], "c": ["0", "0", "9"]})
+    found = measure(hot, scores, hot, "classification", "auc")
+    assert found["auc"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert found["floor"] == 0.5
+
+
+def test_labels_written_otherwise_are_equal():
+    assert classification(["1.50", "2.0", "1.5e0"], ["1.5", "2", "1.5"], ["1.5", "2"])["accuracy"] == 1.0
+    assert classification(["TRUE", "false"], ["True", "False"], ["True", "False"])["accuracy"] == 1.0
 
 
 def test_regression_by_mae_and_rmsle():

@@ -103,6 +103,7 @@ def test_records_of_the_user(tmp_path: Path):
         ({"train_file": "nowhere.csv"}, r"line 1 \(mine\): .*nowhere.csv is missing; task.data_dir"),
         ({"answer_dir": "b"}, "b/test_answer.csv is missing"),
         ({"data_type": "ranking"}, "data_type=ranking must be one of"),
+        ({"metric": "brier"}, r"line 1 \(mine\): the metric 'brier' is not known; available"),
         ({"test_file": "train.csv"}, "a target that it has not"),
     ],
 )
@@ -110,6 +111,41 @@ def test_mistakes_in_records_are_named(changes, message, tmp_path: Path):
     tasks = Tabular(str(tmp_path / "t"), train=str(record(tmp_path, **changes)), data_dir=str(tmp_path))
     with pytest.raises(TaskError, match=message):
         tasks.train()
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ("id,y\n", r"line 1: .*test_answer.csv holds a header and no rows"),
+        ("id,y\n3,\n", r"line 1 \(mine\): .*test_answer.csv, line 2: 'y' holds '', no answer"),
+        ("id,z\n3,1\n", "has no column 'z', which the answers have"),
+    ],
+)
+def test_answers_that_cannot_be_graded_by_are_refused_by_their_line(answers: str, message: str, tmp_path: Path):
+    path = record(tmp_path)
+    (tmp_path / "a/test_answer.csv").write_text(answers)
+    with pytest.raises(TaskError, match=message) as error:
+        Tabular(str(tmp_path / "t"), train=str(path), data_dir=str(tmp_path)).train()
+    assert "\n" not in str(error.value)
+
+
+def test_a_feature_before_the_id_and_a_usage_column_are_no_targets(tmp_path: Path):
+    path = record(tmp_path)
+    (tmp_path / "a/test_answer.csv").write_text("x,id,y,Usage\n4,3,1,Public\n")
+    (task,) = Tabular(str(tmp_path / "t"), train=str(path), data_dir=str(tmp_path)).train()
+    assert (task.metadata["id"], task.metadata["targets"]) == ("id", ["y"])
+    tasks = Tabular(str(tmp_path / "t"), train=str(path), data_dir=str(tmp_path))
+    assert tasks.grade(task, None, Folder(b"id,y\n3,1\n")).metrics["accuracy"] == 1.0
+
+
+def test_all_bad_records_are_named_at_once_blank_lines_and_a_bom_are_not_bad(tmp_path: Path):
+    path = record(tmp_path)
+    good = path.read_text()
+    path.write_text(f"\ufeff{good}\n\n{{\n" + '{"metadata": {}}\n' + good.replace("classification", "ranking") + "\n")
+    with pytest.raises(
+        TaskError, match=r"3 of 4 records are .*line 3 is not JSON.*line 4: a record.*line 5: data_type"
+    ):
+        Tabular(str(tmp_path / "t"), train=str(path), data_dir=str(tmp_path)).train()
 
 
 def test_mistakes_in_the_configuration_are_named(tmp_path: Path):

@@ -1,0 +1,48 @@
+"""A rollout goes on whatever happens to one episode."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from mappa.engine.base import BaseEngine
+from mappa.play import rollout
+from mappa.types import Grade, Task
+
+
+class Echo:
+    """A team whose answer is the question."""
+
+    agents: dict = {}  # noqa: RUF012
+
+    async def play(self, scene) -> str:
+        return scene.task.question
+
+
+class Moody:
+    """A grader that meets the worst."""
+
+    vote = staticmethod(lambda answer: answer)
+
+    def grade(self, task, answer, workspace) -> Grade:
+        if answer == "slow":
+            time.sleep(2.0)
+        if answer == "bad":
+            raise ZeroDivisionError("two\nlines")
+        if answer == "huge":
+            raise MemoryError
+        return Grade(1.0)
+
+
+async def test_nothing_that_a_grader_raises_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rollout, "GRADE_SECONDS", 0.5)
+    played = rollout.Rollout(Echo(), Moody(), BaseEngine(), None, None, concurrency=8, tool_tokens=100)
+    jobs = [[rollout.Job(text, Task(text, text), 0)] for text in ("good", "bad", "slow", "huge")]
+    episodes = {e.id: e for e in await asyncio.wait_for(played.collect(jobs, "train", (), 1.0, 1.0), 20)}
+    assert episodes["good"].grade.score == 1.0
+    assert episodes["bad"].error == "the grader failed: ZeroDivisionError: two lines"
+    assert episodes["slow"].error == "grading took longer than 0.5 s"
+    assert episodes["huge"].error.startswith("the grader failed: MemoryError")
+    assert all(episodes[name].grade is None for name in ("bad", "slow", "huge"))
