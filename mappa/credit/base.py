@@ -16,9 +16,6 @@ from mappa.types import Sample
 Gather = Callable[[Any], list[Any]]
 """One object of this rank -> the objects of all ranks. `lambda x: [x]` on a single process."""
 
-EPS = 1e-4
-"""Added to standard deviations; rewards lie in [0, 1], so rounding noise of a constant reward is not blown up."""
-
 
 @dataclass(frozen=True)
 class Credited:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mappa.credit.base import EPS, Credited, Gather, group_key, group_rewards
+from mappa.credit.base import Credited, Gather, group_key, group_rewards
 from mappa.credit.reinforce_pp import returns
 from mappa.types import Sample
 
 if TYPE_CHECKING:
     from pydantic import NonNegativeFloat
+
+
+EPS = 1e-4
+"""Added to standard deviations; rewards lie in [0, 1], so rounding noise of a constant reward is not blown up."""
 
 
 class GRPO:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from mappa.credit.base import EPS, Credited, Gather, moments
+from mappa.credit.base import Credited, Gather, moments
 from mappa.types import Sample
 
 if TYPE_CHECKING:
     from pydantic import NonNegativeFloat
+
+
+LEAST_SPREAD = 0.05
+"""Of rewards in [0, 1]: half a point of the judge's ten is no reason for a full-size update."""
+ROUNDING = 1e-6
+"""Rewards whose standard deviation is below this are equal."""
 
 
 class ReinforcePP:
@@ -20,7 +26,9 @@ class ReinforcePP:
 
     Departures from REINFORCE++:
       1. every action is an episode of its own, with its own reward; nothing flows between actions or agents;
-      2. whitening is per agent (`scope: team` pools them, as one policy would), optionally per task stratum too.
+      2. whitening is per agent (`scope: team` pools them, as one policy would), optionally per task stratum too;
+      3. advantages are divided by the standard deviation of the rewards alone, and by no less than `LEAST_SPREAD`;
+         where rewards do not differ there is nothing to learn: advantages are 0, and not the whitened KL.
     """
 
     kl_in_loss = 0.0
@@ -43,7 +51,7 @@ class ReinforcePP:
             for s, k in zip(samples, kl, strict=True)
         ]
         keys = [self._key(sample) for sample in samples]
-        return Credited(whiten(keys, raw, gather))
+        return Credited(whiten(keys, raw, [sample.reward for sample in samples], gather))
 
     def _key(self, sample: Sample) -> Hashable:
         agent = sample.action.agent if self._scope == "agent" else "team"
@@ -58,12 +66,25 @@ def returns(reward: float, length: int, kl_T: Tensor | None, beta: float) -> Ten
     return value_T - beta * kl_T.flip(0).cumsum(0).flip(0)
 
 
-def whiten(keys: Sequence[Hashable], raw: Sequence[Tensor | None], gather: Gather) -> list[Tensor | None]:
-    """(A - mean) / (std + eps) over all valid tokens of each key: eq. 10 of REINFORCE++, token-weighted."""
-    stats = moments([(key, v) for key, v in zip(keys, raw, strict=True) if v is not None], gather)
+def whiten(
+    keys: Sequence[Hashable], raw: Sequence[Tensor | None], rewards: Sequence[float | None], gather: Gather
+) -> list[Tensor | None]:
+    """(A - mean) / spread over all valid tokens of each key, token-weighted: eq. 10 of REINFORCE++ with departure 3.
+
+    Args:
+        raw: A; None where a sample is not learned from.
+        rewards: A without its KL; not looked at where `raw` is None.
+    """
+    values = [(("raw", key), v) for key, v in zip(keys, raw, strict=True) if v is not None]
+    values += [
+        (("reward", key), torch.full_like(v, r)) for key, v, r in zip(keys, raw, rewards, strict=True) if v is not None
+    ]
+    stats = moments(values, gather)
 
     def scale(key: Hashable, value_T: Tensor) -> Tensor:
-        mean, std, _ = stats[key]
-        return (value_T - mean) / (std + EPS)
+        spread = stats["reward", key].std
+        if spread < ROUNDING:
+            return torch.zeros_like(value_T)
+        return (value_T - stats["raw", key].mean) / max(spread, LEAST_SPREAD)
 
     return [None if v is None else scale(key, v) for key, v in zip(keys, raw, strict=True)]

@@ -36,13 +36,15 @@ class ReinforcePPBaseline(ReinforcePP):
     def advantages(self, samples: Sequence[Sample], kl: Sequence[Tensor | None], gather: Gather) -> Credited:
         groups = group_rewards(samples, gather)
 
-        def raw(sample: Sample) -> Tensor | None:
+        def above(sample: Sample) -> float | None:
             if not sample.valid:
                 return None
             group = groups[group_key(sample)]
-            if group.count == 1:
-                return None
-            return returns(sample.reward - group.mean, len(sample.action.completion_ids), None, 0.0)
+            return None if group.count == 1 else sample.reward - group.mean
 
-        keys = [self._key(sample) for sample in samples]
-        return Credited(whiten(keys, [raw(sample) for sample in samples], gather))
+        rewards = [above(sample) for sample in samples]
+        raw = [
+            None if r is None else returns(r, len(s.action.completion_ids), None, 0.0)
+            for s, r in zip(samples, rewards, strict=True)
+        ]
+        return Credited(whiten([self._key(sample) for sample in samples], raw, rewards, gather))

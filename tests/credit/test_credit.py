@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mappa.config import check
-from mappa.credit.base import EPS, moments
+from mappa.credit.base import moments
 from mappa.credit.grpo import GRPO
 from mappa.credit.reinforce_pp import ReinforcePP, returns
 from mappa.credit.reinforce_pp_baseline import ReinforcePPBaseline
@@ -32,7 +32,7 @@ def test_reinforce_pp_literal():
     # rewards 1 (one token) and 0 (three tokens): token mean 0.25, variance 0.1875
     samples = [make_sample(1.0, completion=1, name="a"), make_sample(0.0, completion=3, name="b")]
     first, second = ReinforcePP(beta=0.0).advantages(samples, [None, None], alone).advantages
-    std = 0.1875**0.5 + EPS
+    std = 0.1875**0.5
     assert first.tolist() == pytest.approx([0.75 / std])
     assert second.tolist() == pytest.approx([-0.25 / std] * 3)
 
@@ -123,7 +123,7 @@ def test_against_an_independent_implementation():
     ours = ReinforcePP(beta=0.05).advantages(samples, [torch.from_numpy(k) for k in kls], alone).advantages
     raw = [np.array([r - 0.05 * k[t:].sum() for t in range(len(k))]) for r, k in zip(rewards, kls, strict=True)]
     flat = np.concatenate(raw)
-    expected = (flat - flat.mean()) / (flat.std() + EPS)
+    expected = (flat - flat.mean()) / np.repeat(rewards, lengths).std()
     assert torch.cat(ours).numpy() == pytest.approx(expected, abs=1e-4)
 
 
@@ -139,9 +139,22 @@ def test_two_ranks_give_the_moments_of_one():
 
 def test_a_constant_reward_gives_no_advantage():
     samples = [make_sample(0.7, name=str(i)) for i in range(5)]
-    noise = [torch.full((3,), 1e-7 * i) for i in range(5)]
-    values = torch.cat(ReinforcePP().advantages(samples, noise, alone).advantages)
-    assert values.abs().max() < 1e-3
+    for kl in (1e-7, 0.05):  # rounding, and a KL that would make a full-size update of nothing
+        kls = [torch.full((3,), kl * i) for i in range(5)]
+        assert not torch.cat(ReinforcePP().advantages(samples, kls, alone).advantages).any()
+
+
+def test_rewards_that_hardly_differ_make_a_small_update():
+    samples = [make_sample(r, name=str(i)) for i, r in enumerate([1.0] * 99 + [0.9])]
+    values = torch.cat(ReinforcePP(beta=0.0).advantages(samples, [None] * 100, alone).advantages)
+    assert values[-1].item() == pytest.approx(-0.099 / 0.05)
+    assert values[0].item() == pytest.approx(0.001 / 0.05, rel=1e-3)
+
+
+def test_the_kl_does_not_change_the_scale():
+    samples = [make_sample(r, completion=1, name=str(r)) for r in (0.0, 1.0)]
+    values = ReinforcePP(beta=1.0).advantages(samples, [torch.tensor([0.0]), torch.tensor([4.0])], alone).advantages
+    assert torch.cat(values).tolist() == pytest.approx([3.0, -3.0])  # 0 and -3, mean -1.5, spread of the rewards 0.5
 
 
 @pytest.mark.parametrize("override", ["credit.scope=galaxy", "credit.normalize_by=moon", "credit.beta=-1"])
