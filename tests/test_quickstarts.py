@@ -13,10 +13,12 @@ from tests.runs import run, summary
 def test_the_data_science_team_learns(tmp_path: Path):
     """Numbers to expect: README, "The data-science team"."""
     assert run(["+experiment=quickstart_dsbench"], tmp_path) == 0
-    last = summary(tmp_path)["validation"][-1]
-    for measure in ("success", "fair_accuracy", "fair_f1"):
-        assert last["gains"][measure]["low"] > 0.0, last["gains"]
-    assert last["gains"]["fair_rmse_pct"]["high"] < 0.0, last["gains"]
+    gains = summary(tmp_path)["validation"][-1]["gains"]
+    for measure, least in {"success": 0.2, "fair_accuracy": 0.15, "fair_f1": 0.3}.items():
+        assert gains[measure]["mean"] > least, gains
+    assert gains["fair_rmse_pct"]["mean"] < -7.0, gains
+    for measure, problems in {"success": 4, "fair_accuracy": 2, "fair_rmse_pct": 2}.items():
+        assert gains[measure]["p"] == gains[measure]["p_smallest"] == 2 / 2**problems, "splits of a problem are one"
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def _write(folder: Path, name: str, split: int, seed: int, test_share: float) ->
         features=frame.shape[1] - 2,
     )
     files = {key: str(path.parent if key == "answer_dir" else path) for key, (path, _) in paths.items()}
-    return {"prompt": text, "metadata": {"task_id": task_id, "data_type": table.kind, "cluster": table.loader} | files}
+    return {"prompt": text, "metadata": {"task_id": task_id, "data_type": table.kind, "cluster": name} | files}
 
 
 @functools.cache
