@@ -76,8 +76,8 @@ def run_all(arms: Mapping[str, Sequence[str]], root: Path, seeds: int, jobs: int
     Raises:
         ConfigError: a run failed; the others are finished first.
     """
-    named = [(arm, words, f"seed={seed}") for seed in range(seeds) for arm, words in arms.items()]
-    wanted = [(root / arm / seed, [*words, seed]) for arm, words, seed in named]
+    named = [(arm, words, seed) for seed in range(seeds) for arm, words in arms.items()]
+    wanted = [(root / arm / f"seed{seed}", [*words, f"seed={seed}"]) for arm, words, seed in named]
     with ThreadPoolExecutor(jobs) as pool:
         failures = list(pool.map(lambda one: run(*one), wanted))
     for (folder, _), failure in zip(wanted, failures, strict=True):
@@ -92,7 +92,7 @@ def measure(arms: Sequence[str], root: Path, seeds: int) -> dict[str, dict[str, 
 
     found: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        runs = [read(root / arm / f"seed={seed}") for seed in range(seeds)]
+        runs = [read(root / arm / f"seed{seed}") for seed in range(seeds)]
         epochs, scores = matrices(runs)
         rewards = [numbers for one in runs for numbers in one.lens["rewards"].values()]
         right = statistics.fmean(numbers["right"] for numbers in rewards)

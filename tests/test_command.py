@@ -90,7 +90,7 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train", "say what to run: +experiment=NAME (debate_gsm, debate_math, dsbench, malt, mathchat, "),
+        ("train", "say what to run: +experiment=NAME (credit_lab, debate_gsm, debate_math, dsbench, malt, "),
         ("train task=arithmetic", "say what to run: +experiment=NAME"),
         ("train experiment=quickstart", "write +experiment=quickstart, with a plus"),
         ("plan experiment=quickstart", "write +experiment=quickstart, with a plus"),

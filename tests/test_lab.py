@@ -39,7 +39,7 @@ def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, cap
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(two_arms: Path):
     sys.argv.append("module.learning_rate=-1")
-    with pytest.raises(ConfigError, match=r"2-rubric_relay/seed=0 failed: error: .*learning_rate"):
+    with pytest.raises(ConfigError, match=r"2-rubric_relay/seed0 failed: error: .*learning_rate"):
         lab.main()
 
 
