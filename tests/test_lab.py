@@ -26,9 +26,14 @@ def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, cap
     lab.main()
     written = {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
     assert len(written) == 2
-    lens = json.loads(next(iter(written)).read_text())["lens"]
-    assert {r["epoch"] for r in lens["held_out"]} == {0, 2}
-    assert set(lens["rewards"]) == {"seat_a", "seat_b"}
+    lens = {path.parts[-3]: json.loads(path.read_text())["lens"] for path in written}
+    assert [r["epoch"] for r in lens["2-outcome"]["held_out"]] == [0, 2]
+    judged, shared = (lens[f"2-{judge}"]["rewards"] for judge in lab.JUDGES)
+    assert set(judged) == set(shared) == {"seat_a", "seat_b"}
+    assert all(seat["rho2"] in (None, pytest.approx(1.0)) for seat in judged.values()), "the judge is perfect"
+    assert all(seat["rho2"] == pytest.approx(seat["rho2_outcome"]) for seat in shared.values()), (
+        "the judge is the outcome"
+    )
     table = (two_arms / "small.md").read_text()
     assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["2-rubric_relay", "2-outcome"]
     assert (two_arms / "small.svg").read_text().startswith("<?xml")

@@ -13,14 +13,15 @@ from transformers import AutoTokenizer
 from mappa.config import ASSETS
 from mappa.policy.chat import Chat
 from mappa.task.arithmetic import problem
+from mappa.task.relay_chain import check, make
 from mappa.task.tabular import Tabular
-from mappa.tiny import arithmetic, debate, imitation, relay, tabular
+from mappa.tiny import arithmetic, debate, imitation, relay, relay_chain, tabular
 from mappa.tiny.imitation import UNLEARNED
 from tests.conftest import compose_config
 
 
 @pytest.mark.parametrize(
-    "folder", [arithmetic.RECIPE.folder, debate.RECIPE.folder, relay.RECIPE.folder, tabular.RECIPE.folder]
+    "folder", [module.RECIPE.folder for module in (arithmetic, debate, relay, relay_chain, tabular)]
 )
 def test_the_shipped_models_are_small(folder: str):
     from mappa.policy.model import Model
@@ -140,3 +141,15 @@ def test_a_bare_value_is_often_misread_and_a_careful_colleague_makes_no_error():
     assert abs(heard.count(f"#{mine + theirs}") / 2000 - read) < 0.05
     careful = {relay.message(rng, task, "alice", "plain", f"{second} is {theirs}", careful=True) for _ in range(50)}
     assert careful == {f"{theirs}+{mine} #{mine + theirs}"}
+
+
+def test_a_seat_of_the_chain_slips_as_often_as_said_and_in_one_part_only(tmp_path: Path):
+    rng, task = random.Random(0), make(random.Random(1), 4)
+    said = [relay_chain.say(rng, task, 1, "a+1 2=7", relay_chain.SLIPS) for _ in range(2000)]
+    steps = [check(task.question, 1, "a+1 2=7", text) for text in said]
+    assert abs(sum(not step.right for step in steps) / 2000 - relay_chain.SLIPS) < 0.03
+    assert all(step.own + step.handed + step.total >= 2 for step in steps)
+    cfg = compose_config(["+experiment=credit_lab"], tmp_path)
+    chat = Chat(AutoTokenizer.from_pretrained(ASSETS / relay_chain.RECIPE.folder))
+    seen = list(islice(relay_chain._steps(cfg, chat, rng), 100))
+    assert max(len(labels) - labels.count(UNLEARNED) for _, labels in seen) <= cfg.team.seat.max_tokens
