@@ -106,6 +106,8 @@ def objectives(node: Any) -> Iterator[DictConfig]:
 def _check_selection(node: DictConfig, cfg: DictConfig, parts: Parts) -> None:
     if "select" not in node:
         return
+    if node.select is None:
+        raise ConfigError(f"objective.select is null, but {node._target_} learns from a selection: name one")
     select = make(node.select)
     seats: Mapping[str, str] = {seat: agent.adapter for seat, agent in parts.team.agents.items()}
     select.check(seats, parts.task_set)
@@ -113,10 +115,11 @@ def _check_selection(node: DictConfig, cfg: DictConfig, parts: Parts) -> None:
     if select.group != wanted:
         kind = "pairs, so select=siblings" if wanted == 2 else "single actions, so select=consensus, top or graded"
         raise ConfigError(f"{node._target_} learns {kind}; {node.select._target_} gives the other kind")
-    if wanted == 2 and node.get("search") is None and cfg.data.samples_per_task < 2:
+    search = node.get("search")
+    if wanted == 2 and (cfg.data.samples_per_task if search is None else make(search).attempts) < 2:
         raise ConfigError(
             "pairs are made of attempts at the same task, and there is one: set data.samples_per_task, or a search "
-            "(search@objective.search=tree)"
+            "(search@objective.search=tree) of several"
         )
     judged = cfg.callbacks.get("judge") is not None
     if select.needs_ratings and str(node.reward._target_).endswith("VerdictsReward") and not judged:

@@ -142,6 +142,12 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
             "pairs are made of attempts at the same task, and there is one",
         ),
         (
+            "train +experiment=quickstart_optima objective=preference objective.search.groups=1 "
+            "objective.search.rollouts=1",
+            "pairs are made of attempts at the same task, and there is one",
+        ),
+        ("train +experiment=quickstart_optima objective.select=null", "learns from a selection: name one"),
+        (
             "train +experiment=quickstart_optima objective=hybrid objective.turns=[0,1]",
             "turns=[0, 1] must be greater than 0",
         ),

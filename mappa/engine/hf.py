@@ -43,7 +43,7 @@ class HFEngine(BaseEngine):
 
     def __init__(
         self,
-        max_batch: PositiveInt = 64,
+        max_batch: PositiveInt = 256,
         max_batch_tokens: PositiveInt = 65536,
         context_length: PositiveInt | None = None,
     ) -> None:
