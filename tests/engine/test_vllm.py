@@ -205,6 +205,23 @@ def test_a_completion_is_a_function_of_adapter_prompt_and_seed(
 
 @needs_vllm
 @pytest.mark.vllm
+def test_greedy_decoding_takes_the_likeliest_token_with_log_probabilities_at_temperature_one(
+    served: tuple[VLLMEngine, Adapters], loop: EventLoop
+) -> None:
+    engine, adapters = served
+    requests = [
+        (AGENTS[i % 3], PROMPT[: 5 + 11 * i], Sampling(max_tokens=32, temperature=0.0, seed=i)) for i in range(6)
+    ]
+    for (agent, prompt, _), completion in zip(requests, together(loop, engine, requests), strict=True):
+        assert gap(adapters, agent, prompt, completion, 1.0) < 1e-3
+        ids = torch.tensor([[*prompt, *completion.token_ids]])
+        with torch.no_grad(), adapters.evaluating():
+            likeliest = adapters.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].argmax(-1)
+        assert likeliest.tolist() == list(completion.token_ids)
+
+
+@needs_vllm
+@pytest.mark.vllm
 def test_a_turn_ends_with_the_end_token_or_at_the_budget(served: tuple[VLLMEngine, Adapters], loop: EventLoop) -> None:
     engine, _ = served
     completions = together(
