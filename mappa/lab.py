@@ -100,6 +100,7 @@ def measure(arms: Sequence[str], root: Path, seeds: int) -> dict[str, dict[str, 
         found[arm] = {
             "seats": seats,
             "epochs": epochs,
+            "scores": scores,
             "accuracy": [crossed(scores[i]) for i in range(len(epochs))],
             "area": crossed(area(epochs, scores)),
             "right": statistics.fmean(v for one in runs for v in one.lens["held_out"][-1]["right"].values()),
@@ -132,6 +133,22 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def differences(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of each arm against the shared outcome with as many seats: at the end, and of the mean over the run; paired."""
+    from mappa.report.lab import area, crossed
+
+    lines = []
+    for arm, numbers in found.items():
+        other = found.get(f"{numbers['seats']}-outcome")
+        if other is None or other is numbers or numbers["scores"].shape != other["scores"].shape:
+            continue
+        last = crossed(numbers["scores"][-1] - other["scores"][-1])
+        whole = crossed(area(numbers["epochs"], numbers["scores"]) - area(other["epochs"], other["scores"]))
+        said = [f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in (last, whole)]
+        lines.append(f"{arm} against the outcome: {said[0]} at the end, {said[1]} over the run")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     if wants_help(sys.argv[1:]):
         print(help_text(__doc__))  # noqa: T201 command-line output
@@ -146,12 +163,13 @@ def main() -> None:
     arms = {arm: [*words, *others] for arm, words in GRIDS[given["grid"]].items()}
     run_all(arms, root, int(given["seeds"]), int(given["jobs"]))
     found = measure(list(arms), root, int(given["seeds"]))
-    (root / f"{given['grid']}.md").write_text(table(found))
+    shown = f"{table(found)}\n{differences(found)}"
+    (root / f"{given['grid']}.md").write_text(shown)
 
     from mappa.report.pictures import curves
 
     curves(found, root / f"{given['grid']}.svg", EPISODES)
-    print(table(found))  # noqa: T201 command-line output
+    print(shown)  # noqa: T201 command-line output
     print(root / f"{given['grid']}.svg")  # noqa: T201
 
 

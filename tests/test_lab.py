@@ -35,7 +35,9 @@ def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, cap
         "the judge is the outcome"
     )
     table = (two_arms / "small.md").read_text()
-    assert [line.split(" ")[1] for line in table.splitlines()[2:]] == ["2-rubric_relay", "2-outcome"]
+    rows, _, told = table.partition("\n\n")
+    assert [line.split(" ")[1] for line in rows.splitlines()[2:]] == ["2-rubric_relay", "2-outcome"]
+    assert told.startswith("2-rubric_relay against the outcome: ")
     assert (two_arms / "small.svg").read_text().startswith("<?xml")
     lab.main()
     assert written == {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
