@@ -51,7 +51,7 @@ def test_every_arm_is_words_alone(arm: str, tmp_path: Path):
     assert found["accuracy_before"]["n"] == 4
     if not trained:
         assert found["epochs"] == 0
-        assert not (tmp_path / "checkpoints").exists()
+        assert [path.name for path in saved(tmp_path / "checkpoints")] == ["epoch=0"]
     else:
         assert set(adapters(tmp_path)) == trained
         assert found["actions"]["trained"] > 0
