@@ -42,7 +42,7 @@ class LensCallback(Callback, Listener):
         return {action: float(score > RIGHT) for action, score in scores.items() if score is not None}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, 0)
+        self._measure(trainer, pl_module, trainer.datamodule.epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of the judged actions of all epochs so far, by agent. Collective."""

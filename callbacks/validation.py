@@ -135,9 +135,8 @@ class ValidationCallback(Callback):
                 failed=sum(episode.error is not None for episode in episodes),
             )
             fresh.append(result)
-            header = trainer.datamodule.header() | {
-                "sampling": [self._temperature, self._top_p, self._seed]
-            }  # collective
+            sampling = {"sampling": [self._temperature, self._top_p, self._seed]}
+            header = trainer.datamodule.header() | sampling  # collective
             if trainer.is_global_zero:
                 transcripts = self._folder / "transcripts" / f"{name}-epoch={epoch:04d}.jsonl"
                 write_episodes(transcripts, header, [to_json(episode) for episode in episodes])

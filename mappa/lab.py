@@ -12,6 +12,7 @@ again. Then prints a table, and writes it with the pictures beside the runs. Gri
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import subprocess
@@ -26,8 +27,6 @@ from mappa.errors import ConfigError
 
 JUDGES = ("rubric_relay", "outcome")
 FLIPS = (0.1, 0.2, 0.25, 0.3, 0.4)
-EPISODES = 16
-"""An epoch, of conf/experiment/credit_lab.yaml."""
 
 
 def _teams(sizes: Sequence[int]) -> dict[str, list[str]]:
@@ -56,10 +55,13 @@ GRIDS: dict[str, dict[str, list[str]]] = {
 def run(folder: Path, words: Sequence[str]) -> str | None:
     """One seed of one arm as a process of its own, unless it is finished already; None, or why it failed.
 
-    What an interrupted run left behind is removed: an arm takes about a minute.
+    What an interrupted run left behind is removed: an arm takes about a minute. One that was run with other words is no
+    answer to these, and stays.
     """
-    if (folder / "finished").is_file():
-        return None
+    finished, said = folder / "finished", " ".join(words)
+    if finished.is_file():
+        before = finished.read_text()
+        return None if before == said else f"it was run with other words ({before}); take another outputs=FOLDER"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "mappa.train", "+experiment=credit_lab", f"hydra.run.dir={folder}", *words]
@@ -67,7 +69,7 @@ def run(folder: Path, words: Sequence[str]) -> str | None:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         return (folder / "output.txt").read_text().strip().splitlines()[-1]
-    (folder / "finished").touch()
+    finished.write_text(said)
     return None
 
 
@@ -87,7 +89,7 @@ def run_all(arms: Mapping[str, Sequence[str]], root: Path, seeds: int, jobs: int
 
 def measure(arms: Sequence[str], root: Path, seeds: int) -> dict[str, dict[str, Any]]:
     """Arm -> what its runs show; `episodes` to half of the best gain of its number of seats, None if never reached."""
-    from mappa.report.credit import rho2_outcome
+    from mappa.report.credit import break_even, rho2_outcome
     from mappa.report.lab import area, crossed, episodes_to, matrices, read
 
     found: dict[str, dict[str, Any]] = {}
@@ -100,27 +102,29 @@ def measure(arms: Sequence[str], root: Path, seeds: int) -> dict[str, dict[str, 
         found[arm] = {
             "seats": seats,
             "epochs": epochs,
+            "trained": [epoch * runs[0].episodes for epoch in epochs],
             "scores": scores,
             "accuracy": [crossed(scores[i]) for i in range(len(epochs))],
             "area": crossed(area(epochs, scores)),
             "right": statistics.fmean(v for one in runs for v in one.lens["held_out"][-1]["right"].values()),
             "rho2": statistics.fmean(numbers["rho2"] or 0.0 for numbers in rewards),
             "rho2_outcome": statistics.fmean(numbers["rho2_outcome"] or 0.0 for numbers in rewards),
-            "rho2_theory": rho2_outcome(right, seats),
+            "rho2_theory": rho2_outcome(right, seats) if right < 1 else math.nan,
+            "break_even": break_even(right, seats) if right < 1 else math.nan,
         }
     for numbers in found.values():
         alike = [other["accuracy"] for other in found.values() if other["seats"] == numbers["seats"]]
         before = numbers["accuracy"][0]["mean"]
         level = (before + max(accuracy[-1]["mean"] for accuracy in alike)) / 2
         means = [accuracy["mean"] for accuracy in numbers["accuracy"]]
-        numbers["level"], numbers["episodes"] = level, episodes_to(level, numbers["epochs"], means, EPISODES)
+        numbers["level"], numbers["episodes"] = level, episodes_to(level, numbers["trained"], means)
     return found
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown."""
     heads = ("arm", "untrained", "at the end", "mean over the run", "seats right at the end", "episodes to level")
-    heads += ("rho2 of the reward", "rho2 of the outcome (formula)")
+    heads += ("rho2 of the reward", "rho2 of the outcome (formula)", "a judge may err (formula)")
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for arm, n in found.items():
         last, area = n["accuracy"][-1], n["area"]
@@ -128,7 +132,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(
             f"| {arm} | {n['accuracy'][0]['mean']:.3f} | {last['mean']:.3f} [{last['low']:.3f}, {last['high']:.3f}] "
             f"| {area['mean']:.3f} [{area['low']:.3f}, {area['high']:.3f}] | {n['right']:.3f} "
-            f"| {episodes} to {n['level']:.2f} | {n['rho2']:.2f} | {n['rho2_outcome']:.2f} ({n['rho2_theory']:.2f}) |"
+            f"| {episodes} to {n['level']:.2f} | {n['rho2']:.2f} | {n['rho2_outcome']:.2f} ({n['rho2_theory']:.2f}) "
+            f"| {n['break_even']:.2f} |"
         )
     return "\n".join([*lines, ""])
 
@@ -168,7 +173,7 @@ def main() -> None:
 
     from mappa.report.pictures import curves
 
-    curves(found, root / f"{given['grid']}.svg", EPISODES)
+    curves(found, root / f"{given['grid']}.svg")
     print(shown)  # noqa: T201 command-line output
     print(root / f"{given['grid']}.svg")  # noqa: T201
 

@@ -18,7 +18,7 @@ import math
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -28,9 +28,6 @@ from mappa.config import check, compose_with_origin, make
 from mappa.errors import ConfigError, TaskError
 from mappa.play.rollout import adapters_of
 from mappa.report.cost import GPU, GPUS, Turn, Work, generation, memory, turns, update_flops, validation_episodes
-
-if TYPE_CHECKING:
-    pass
 
 LONGEST = "longest row learned, at most"
 

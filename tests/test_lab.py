@@ -42,6 +42,10 @@ def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, cap
     lab.main()
     assert written == {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
     assert table in capsys.readouterr().out
+    sys.argv.append("module.learning_rate=2e-3")
+    with pytest.raises(ConfigError, match=r"2-rubric_relay/seed0 failed: it was run with other words \(team.seats=2 "):
+        lab.main()
+    assert written == {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(two_arms: Path):

@@ -134,7 +134,7 @@ class Rollout:
             search: where an attempt leaves an earlier one of its unit.
 
         Raises:
-            TaskError: a task or its grader is broken.
+            TaskError: a task's file is gone.
         """
         for listener in listeners:
             await listener.on_rollout_start(purpose, sum(map(len, work)))

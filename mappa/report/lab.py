@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from mappa.errors import ConfigError
 
@@ -26,6 +27,8 @@ class Run:
     """At which it was validated, ascending."""
     scores: tuple[dict[str, float], ...]
     """Held-out problem -> score, at each of them."""
+    episodes: int
+    """Played in an epoch."""
     lens: dict[str, Any]
     """`held_out` and `rewards`; see `callbacks.lens`."""
 
@@ -38,13 +41,14 @@ def read(folder: Path) -> Run:
     if not (folder / "summary.json").is_file():
         raise ConfigError(f"{folder} holds no finished run")
     summary = json.loads((folder / "summary.json").read_text())
+    data = OmegaConf.load(folder / ".hydra" / "config.yaml").data
     files = {int(path.stem.rpartition("=")[2]): path for path in (folder / "validation").glob("*-epoch=*.jsonl")}
     epochs = tuple(sorted(files))
     scores = []
     for epoch in epochs:
         records = map(json.loads, files[epoch].read_text().splitlines())
         scores.append({record["task"]: record["score"] for record in records})
-    return Run(epochs, tuple(scores), summary["lens"])
+    return Run(epochs, tuple(scores), data.tasks_per_epoch * data.samples_per_task, summary["lens"])
 
 
 def matrices(runs: Sequence[Run]) -> tuple[tuple[int, ...], np.ndarray]:
@@ -76,15 +80,16 @@ def area(epochs: Sequence[int], scores: np.ndarray) -> np.ndarray:
     return np.trapezoid(scores, np.array(epochs, float), axis=0) / (epochs[-1] - epochs[0])
 
 
-def episodes_to(level: float, epochs: Sequence[int], means: Sequence[float], per_epoch: int) -> float | None:
-    """Training episodes after which the mean score first reaches `level`, between validations by a straight line.
+def episodes_to(level: float, trained: Sequence[int], means: Sequence[float]) -> float | None:
+    """Training episodes after which the mean score first reaches `level`; None if it never does.
 
-    None if it never does.
+    Args:
+        trained: training episodes before each validation; between them the score is taken to be a straight line.
     """
     for i, value in enumerate(means):
         if value >= level:
             if i == 0:
-                return float(epochs[0] * per_epoch)
+                return float(trained[0])
             share = (level - means[i - 1]) / (value - means[i - 1])
-            return per_epoch * (epochs[i - 1] + share * (epochs[i] - epochs[i - 1]))
+            return trained[i - 1] + share * (trained[i] - trained[i - 1])
     return None

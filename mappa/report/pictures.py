@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def curves(found: Mapping[str, Mapping[str, Any]], path: Path, per_epoch: int) -> None:
+def curves(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Held-out accuracy with its interval over training episodes, one panel for each number of seats."""
     from matplotlib.figure import Figure
 
@@ -17,10 +17,9 @@ def curves(found: Mapping[str, Mapping[str, Any]], path: Path, per_epoch: int) -
         for arm, numbers in found.items():
             if numbers["seats"] != size:
                 continue
-            episodes = [epoch * per_epoch for epoch in numbers["epochs"]]
             low, mean, high = ([point[key] for point in numbers["accuracy"]] for key in ("low", "mean", "high"))
-            (line,) = axes.plot(episodes, mean, label=arm.partition("-")[2])
-            axes.fill_between(episodes, low, high, alpha=0.15, color=line.get_color())
+            (line,) = axes.plot(numbers["trained"], mean, label=arm.partition("-")[2])
+            axes.fill_between(numbers["trained"], low, high, alpha=0.15, color=line.get_color())
         axes.set(title=f"{size} seats", xlabel="training episodes", ylim=(0, 1))
         axes.legend()
     figure.axes[0].set_ylabel("held-out accuracy")

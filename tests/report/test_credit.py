@@ -40,6 +40,6 @@ def test_a_crossed_interval_is_wider_than_one_over_problems_alone():
 def test_area_and_episodes_to_a_level():
     scores = np.array([0.0, 0.5, 1.0])[:, None, None] * np.ones((3, 2, 4))
     assert area((0, 10, 20), scores) == pytest.approx(np.full((2, 4), 0.5))
-    assert episodes_to(0.75, (0, 10, 20), (0.0, 0.5, 1.0), 16) == 240.0
-    assert episodes_to(0.0, (0, 10), (0.2, 0.5), 16) == 0.0
-    assert episodes_to(0.9, (0, 10), (0.2, 0.5), 16) is None
+    assert episodes_to(0.75, (0, 160, 320), (0.0, 0.5, 1.0)) == 240.0
+    assert episodes_to(0.0, (0, 160), (0.2, 0.5)) == 0.0
+    assert episodes_to(0.9, (0, 160), (0.2, 0.5)) is None
