@@ -27,7 +27,7 @@ class Source:
     """Where a set of problems comes from."""
 
     path: str | None = None
-    """A .json (list of records), .jsonl, .csv (with header) or .parquet file, or a dataset id on the hub; None = no set."""
+    """A .json (a list), .jsonl, .csv (with a header) or .parquet file, or a dataset id on the hub; None = no set."""
     file: str | None = None
     """Name of the set's copy in the task's `data_dir`; read instead of `path` when `data_dir` is given."""
     config: str | None = None
