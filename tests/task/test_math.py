@@ -162,9 +162,7 @@ def test_a_table_with_a_header(tmp_path: Path):
     tasks = MathTask("m", {"path": str(path)}).train()
     assert [(task.question, task.answer) for task in tasks] == [("What is\n1+1?", "2"), ("What is 5+5?", "10")]
     path.write_text('problem,answer\nA,\nB,1,2\n"C,3\n', encoding="utf-8")
-    with pytest.raises(
-        TaskError, match=r"^3 of 3 .*line 2: a field holds ''.*header's 2; .*not readable as csv"
-    ):
+    with pytest.raises(TaskError, match=r"^3 of 3 .*line 2: a field holds ''.*header's 2; .*not readable as csv"):
         MathTask("m", {"path": str(path)}).train()
 
 
