@@ -91,7 +91,7 @@ def run(folder: Path, words: Sequence[str]) -> str | None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     experiment = [] if any(word.startswith("+experiment=") for word in words) else ["+experiment=credit_lab"]
-    command = [sys.executable, "-m", "mappa.train", *experiment, f"hydra.run.dir={folder}", *words]
+    command = [sys.executable, "-m", "mappa.train", *experiment, f"hydra.run.dir='{folder}'", *words]
     with (folder / "output.txt").open("w") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:

@@ -23,8 +23,9 @@ FEW = ["trainer.max_epochs=2", "data.tasks_per_epoch=4", "callbacks.validation.l
 def two_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     arms = {f"2-{judge}": ["team.seats=2", f"judge={judge}"] for judge in lab.JUDGES}
     monkeypatch.setitem(lab.GRIDS, "small", arms)
-    monkeypatch.setattr(sys, "argv", ["lab", "seeds=1", "jobs=1", f"outputs={tmp_path}", *FEW])
-    return tmp_path / "credit_lab"
+    outputs = tmp_path / "a folder = mine"
+    monkeypatch.setattr(sys, "argv", ["lab", "seeds=1", "jobs=1", f"outputs={outputs}", *FEW])
+    return outputs / "credit_lab"
 
 
 def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, capsys: pytest.CaptureFixture[str]):
