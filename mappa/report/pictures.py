@@ -57,7 +57,9 @@ def ratios(found: Found, path: Path) -> Path:
     sizes = range(2, max(measured) + 1)
     axes.plot(sizes, [1 / rho2_outcome(p, seats) for seats in sizes], "--", label=f"1 / rho2 at p = {p:.2f}")
     axes.plot(list(measured), list(measured.values()), "o", label="measured, to half of the gain")
-    axes.set(xlabel="seats", ylabel="episodes, outcome / each action", yscale="log", xticks=list(measured))
+    axes.set(xlabel="seats", ylabel="episodes, outcome / each action", xticks=list(measured))
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()
     figure.savefig(path)
     return path
