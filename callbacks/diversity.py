@@ -36,11 +36,8 @@ class DiversityCallback(Callback, Listener):
         if purpose != "train":
             self._episodes[purpose].append(episode)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.datamodule.epoch)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.datamodule.epoch + 1)
 
     def _measure(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         """Of every set that was played since the last time. Collective."""

@@ -27,8 +27,6 @@ _PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
 
 
 class SummaryCallback(Callback):
-    """Placed after validation in the list of callbacks, before the checkpoint."""
-
     def __init__(self, path: str, experiment: str, graded: str | None = None) -> None:
         """`graded`: which weights, where none are trained."""
         self._path = Path(path)
@@ -64,6 +62,10 @@ class SummaryCallback(Callback):
         metrics = trainer.callback_metrics
         rewards = {a: float(metrics[f"{a}/reward"]) for a in pl_module.agents if f"{a}/reward" in metrics}
         self._rewards[data.epoch] = rewards
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self._write(trainer)
 

@@ -55,6 +55,11 @@ class Kill(Callback, Listener):
     def on_train_epoch_start(self, trainer, module) -> None:
         self._die("judging")
 
+    async def on_episode(self, purpose, episode) -> None:
+        """The hook below has counted the epochs when a validation is played."""
+        if purpose != "train" and self._moment == "validation" and self._epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
         self._steps += 1
         self._die("update", self._steps == 2)

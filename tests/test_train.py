@@ -73,9 +73,9 @@ def test_the_best_checkpoint_stays(mini: Callable[..., DictConfig]):
     """By a measure that falls from epoch to epoch, as it is written into the results before each checkpoint."""
 
     class Falling(Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
+        def on_validation_end(self, trainer, pl_module):
             result = find(trainer, ValidationCallback).results[-1]
-            result.accuracy["mean"] = 2.0 / result.epoch
+            result.accuracy["mean"] = 2.0 / result.epoch if result.epoch else 0.0
 
     cfg = mini("trainer.max_epochs=4", "callbacks.validation.every_n_epochs=1", "callbacks.validation.limit=1")
     OmegaConf.update(cfg, "callbacks.checkpoint.keep", 1)
