@@ -68,9 +68,8 @@ class DiversityCallback(Callback, Listener):
                     samples[action.agent].append(Sample(action, "", "", None))
         nll: dict[tuple[str, str], float] = {}
         for i in samples:
-            module.adapters.select(i)
             for j, mine in samples.items():
-                logprobs = module.policies.logprobs(mine)
+                logprobs = module.policies.logprobs(mine, i)
                 nll[i, j] = -sum(v.sum().item() for v in logprobs) / sum(map(len, logprobs))
         actions = [action for found in answers for action in found.actions]
         rows = iter(vectors(self._embed, actions, module.adapters).tolist())

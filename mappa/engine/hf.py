@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import EngineError
@@ -33,7 +33,7 @@ class _Request:
 
 
 class HFEngine(BaseEngine):
-    """Concurrent requests are batched per adapter, in lockstep: a batch starts when every open lane has a request.
+    """Concurrent requests are batched, all agents' together, in lockstep: a batch starts when every open lane has one.
 
     So the make-up of each batch, and with it every rounding error, depends on the episodes alone and not on timing:
     a rollout can be repeated bit for bit.
@@ -120,30 +120,33 @@ class HFEngine(BaseEngine):
                 request.future.set_result(completion)
 
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
-        """Per adapter, similar prompt lengths together; independent of the order in which requests arrived."""
-        by_agent: dict[str, list[_Request]] = defaultdict(list)
-        for request in requests:
-            by_agent[request.agent].append(request)
-        batches = []
-        for agent in sorted(by_agent):
-            batch: list[_Request] = []
-            for request in sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids)):
-                width = len(request.prompt_ids)
-                full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
-                if batch and (full or width > STRETCH * len(batch[0].prompt_ids)):
-                    batches.append(batch)
-                    batch = []
-                batch.append(request)
-            batches.append(batch)
-        return batches
+        """Similar prompt lengths together, and in a batch each agent's; whatever order requests arrived in."""
+        batches: list[list[_Request]] = []
+        for request in sorted(requests, key=self._rank):
+            width, batch = len(request.prompt_ids), batches[-1] if batches else []
+            full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
+            alone = batch and not self._adapters.mixes and batch[0].agent != request.agent
+            if not batch or full or alone or width > STRETCH * len(batch[0].prompt_ids):
+                batches.append([])
+            batches[-1].append(request)
+        return [sorted(batch, key=lambda request: request.agent) for batch in batches]
+
+    def _rank(self, request: _Request) -> tuple[Any, ...]:
+        agent = "" if self._adapters.mixes else request.agent
+        return agent, len(request.prompt_ids), request.agent, request.sampling.seed, request.prompt_ids
 
     def _generate(self, batch: Sequence[_Request]) -> list[Completion]:
         from mappa.engine.hf_sampling import sample
 
         adapters = self._adapters
-        with adapters.precision(), adapters.acting(batch[0].agent), adapters.evaluating():
+
+        def speak(rows: Sequence[int]) -> None:
+            adapters.select_rows(tuple(Counter(batch[row].agent for row in rows).items()))
+
+        with adapters.precision(), adapters.evaluating():
             tokens_BT, logprobs_BT = sample(
-                adapters.model,
+                adapters.base,
+                speak,
                 [request.prompt_ids for request in batch],
                 [request.sampling for request in batch],
                 self._chat.stop_ids,

@@ -10,7 +10,7 @@ from mappa.policy.lora import Adapters
 
 
 class Policy(torch.nn.Module):
-    """The base with all adapters. Whichever adapter is selected (or none) acts."""
+    """The base with all adapters. Whichever are selected (or none) act."""
 
     def __init__(self, adapters: Adapters, temperature: float, chunk_tokens: int) -> None:
         super().__init__()
@@ -24,16 +24,20 @@ class Policy(torch.nn.Module):
 
         Logits exist only at those positions, a chunk at a time.
 
+        Args:
+            mask_BT: best on the host, so that the device need not be waited for.
+
         Returns:
             logprobs_N and entropy_N, in row-major order of the mask.
         """
         base = self.model.get_base_model()
         hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        wanted = mask_BT[:, 1:] != 0  # the hidden state at t - 1 predicts token t
+        row_N, t_N = mask_BT[:, 1:].nonzero(as_tuple=True)  # the hidden state at t - 1 predicts token t
+        before_N = (row_N * mask_BT.shape[1] + t_N).to(hidden_BTH.device)
         return token_logprobs(
-            hidden_BTH[:, :-1][wanted],
+            hidden_BTH.flatten(0, 1).index_select(0, before_N),
             base.get_output_embeddings().weight,
-            input_ids_BT[:, 1:][wanted],
+            input_ids_BT.flatten().index_select(0, before_N + 1),
             self.temperature,
             self._chunk_tokens,
         )
