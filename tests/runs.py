@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,20 @@ class Gradients(Callback):
         if trainer.is_global_zero and not path.exists():
             self._folder.mkdir(exist_ok=True)
             torch.save(found, path)
+
+
+@dataclass(frozen=True)
+class Read(Model):
+    """Notes which rank has read the weights for the trainer."""
+
+    noted: str = ""
+    """Folder."""
+
+    def load(self, weights: bool = True):
+        if weights:
+            Path(self.noted).mkdir(exist_ok=True)
+            (Path(self.noted) / os.environ.get("LOCAL_RANK", "0")).touch()
+        return super().load(weights)
 
 
 class OwnWeights(HFEngine):

@@ -22,7 +22,7 @@ from mappa.objective.base import Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
-from mappa.ranks import added, full, gather
+from mappa.ranks import added, full, gather, world
 from mappa.report.metrics import rollout_metrics, truncation_lines
 from mappa.types import Batch
 
@@ -88,7 +88,8 @@ class TeamModule(LightningModule):
         if self._policy is not None:
             return
         self.chat = self.model.chat()
-        self.adapters = self._lora(self.model.load(), self.agents)
+        reads = self.device_mesh is None or world()[0] == 0  # sharded weights come from the first rank
+        self.adapters = self._lora(self.model.load(weights=reads), self.agents)
         self.adapters.precision = lambda: self.trainer.precision_plugin.forward_context()
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
