@@ -32,7 +32,7 @@ class Footprint:
     optimizer: int
     """AdamW: two moments for each adapter parameter."""
     update: int
-    """Activations, gradients of one agent and logits at the worst moment of a micro-batch."""
+    """Activations, gradients of all agents and logits at the worst moment of a micro-batch."""
     kv_token: int
     """Keys and values of one token in the KV cache."""
     attention_width: int
@@ -103,14 +103,15 @@ def footprint(
         base=size,
         adapters=adapter_size,
         optimizer=2 * adapter_size,
-        update=_update_peak(adapters, micro_batch_tokens, min(row_tokens, micro_batch_tokens), chunk_tokens),
+        update=_update_peak(adapters, micro_batch_tokens, min(row_tokens, micro_batch_tokens), chunk_tokens)
+        + adapter_size * (len(agents) - 1) // len(agents),
         attention_width=config.num_hidden_layers * config.num_attention_heads * width,
         kv_token=2 * config.num_hidden_layers * heads * width * bytes_each,
     )
 
 
 def _update_peak(adapters: Adapters, tokens: int, row_tokens: int, chunk_tokens: int) -> int:
-    """Bytes at the worst moment of one forward and backward pass on `tokens` tokens in rows of `row_tokens`."""
+    """Bytes at the worst moment of one agent's forward and backward pass on `tokens` tokens in rows of `row_tokens`."""
     base = adapters.base
     with FakeTensorMode():
         materialize(adapters.model)  # fake ones, on the CPU, where attention has the kernels that a GPU has
