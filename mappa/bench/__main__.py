@@ -97,16 +97,20 @@ def bench(argv: list[str]) -> dict[str, Any]:
 
 
 def show(part: str, rows: dict[str, dict[str, float | None]]) -> None:
-    """A table: one line a case."""
+    """A table: one line a case, or a column where there are many numbers of few cases."""
     from rich.console import Console
     from rich.table import Table
 
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    cells = {
+        (name, key): "" if row.get(key) is None else f"{row[key]:.4g}" for name, row in rows.items() for key in columns
+    }
+    lines, across = (columns, list(rows)) if len(columns) > 8 else (list(rows), columns)
     table = Table(title=part.replace("_", " "))
-    for column in ("case", *columns):
-        table.add_column(column, no_wrap=column == "case")
-    for name, row in rows.items():
-        table.add_row(name, *("" if row.get(key) is None else f"{row[key]:.4g}" for key in columns))
+    for column in ("", *across):
+        table.add_column(column, no_wrap=not column)
+    for line in lines:
+        table.add_row(line, *(cells.get((line, key), cells.get((key, line))) for key in across))
     Console().print(table)
 
 
