@@ -88,7 +88,7 @@ def bench(argv: list[str]) -> dict[str, Any]:
     if words["against"] == "trl":
         from mappa.bench.against_trl import compare
 
-        found["against_trl"] = {"epoch": compare(setting.repeats)}
+        found["against_trl"] = compare(setting.repeats)
         show("against_trl", found["against_trl"])
     path = Path(words["to"])
     path.parent.mkdir(parents=True, exist_ok=True)
