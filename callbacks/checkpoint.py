@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class AdapterCheckpoint(Checkpoint):
     """`<folder>/epoch=N/` after N epochs, 0 too: `adapters/<agent>/` and `trainer.ckpt` (optimizers, counters, RNG).
 
-    Lightning calls callbacks of this base class last, so all others' state is of the same moment.
+    Lightning calls callbacks of this base class last, so all others' state is of the same moment. Where there is a
+    validation it comes after this: what was trained is safe before it is graded, and saved again with what was found.
     """
 
     def __init__(
@@ -45,19 +46,33 @@ class AdapterCheckpoint(Checkpoint):
         self._every = every_n_epochs
         self._keep = keep
         self._best = best
+        self._restored = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of a new run, so that its first epoch can be gone on with, too."""
         if trainer.ckpt_path is None:
-            self._save(trainer, pl_module, self._folder / "epoch=0")
+            self._restored = True
+            self.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        done = trainer.datamodule.epoch
-        if done % self._every == 0 or done == trainer.max_epochs or trainer.should_stop:
-            self._save(trainer, pl_module, self._folder / f"epoch={done}")
+        if self._due(trainer):
+            self.save(trainer, pl_module)
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule, target: Path) -> None:
-        """Write to a temporary neighbour and rename it: what has its name is complete, and at no time is there none."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Not of a validation that a resumed run catches up on: its optimizers are restored after that."""
+        if self._restored and self._due(trainer):
+            self.save(trainer, pl_module)
+
+    def _due(self, trainer: Trainer) -> bool:
+        done = trainer.datamodule.epoch
+        return done % self._every == 0 or done == trainer.max_epochs or trainer.should_stop
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write to a temporary neighbour and rename it: what has its name is complete, and at no time is there none.
+
+        Collective.
+        """
+        target = self._folder / f"epoch={trainer.datamodule.epoch}"
         replaced, partial = (target.with_name(f"{word}-{target.name}") for word in ("replaced", "partial"))
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
@@ -119,6 +134,7 @@ class AdapterCheckpoint(Checkpoint):
         self._resume_rng = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restored = True
         self._values(trainer)  # refuses a measure that the validation before training did not have
         state = self.__dict__.pop("_resume_rng", None)
         if state is not None:

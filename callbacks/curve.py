@@ -33,6 +33,12 @@ class CurveCallback(Callback):
             reward = trainer.callback_metrics.get(f"{agent}/reward")
             if reward is not None:
                 self._rewards.setdefault(agent, []).append((trainer.datamodule.epoch, float(reward)))
+        self._draw(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             validation, found = find(trainer, ValidationCallback), find(trainer, DiversityCallback)
             results, diversity = validation.results if validation else [], found.results if found else []

@@ -36,11 +36,8 @@ class DiversityCallback(Callback, Listener):
         if purpose != "train":
             self._episodes[purpose].append(episode)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.datamodule.epoch)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.datamodule.epoch + 1)
 
     def _measure(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         """Of every set that was played since the last time. Collective."""
@@ -71,9 +68,8 @@ class DiversityCallback(Callback, Listener):
                     samples[action.agent].append(Sample(action, "", "", None))
         nll: dict[tuple[str, str], float] = {}
         for i in samples:
-            module.adapters.select(i)
             for j, mine in samples.items():
-                logprobs = module.policies.logprobs(mine)
+                logprobs = module.policies.logprobs(mine, i)
                 nll[i, j] = -sum(v.sum().item() for v in logprobs) / sum(map(len, logprobs))
         actions = [action for found in answers for action in found.actions]
         rows = iter(vectors(self._embed, actions, module.adapters).tolist())

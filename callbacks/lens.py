@@ -19,7 +19,7 @@ from mappa.types import Episode
 class LensCallback(Callback, Listener):
     """Each seat's own correctness on held-out problems, and what judge and outcome say of it in training.
 
-    Stands after the judge and the validation in the list of callbacks, before the summary.
+    Stands after the judge in the list of callbacks, before the summary.
     """
 
     def __init__(self, check: Judge) -> None:
@@ -41,7 +41,7 @@ class LensCallback(Callback, Listener):
         scores = {e.action.id: (await self._check.score(e)).score for e in evidence}
         return {action: float(score > RIGHT) for action, score in scores.items() if score is not None}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module, trainer.datamodule.epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,9 +69,6 @@ class LensCallback(Callback, Listener):
                 "rho2_outcome": rho2(grades, right),
             }
         return found
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.datamodule.epoch + 1)
 
     def _measure(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         """Of every set that was played since the last time. Collective."""

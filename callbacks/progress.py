@@ -72,8 +72,11 @@ class ProgressCallback(Callback, Listener):
             number = f"epoch {trainer.datamodule.epoch + 1}/{trainer.max_epochs}"
             right = f"team {float(metrics['rollout/accuracy']):.2f}" if "rollout/accuracy" in metrics else ""
             learned = f"reward: {', '.join(rewards)}" if rewards else f"learned: {kept} actions"
-            line = f"{number}  {right}  {learned}{self._accuracy()}"
-            self._console.print(line, soft_wrap=True)
+            self._console.print(f"{number}  {right}  {learned}", soft_wrap=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self._live is None:
+            self._console.print(self._accuracy(), soft_wrap=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.teardown(trainer, pl_module, "fit")
@@ -90,7 +93,7 @@ class ProgressCallback(Callback, Listener):
         if not results:
             return ""
         last = results[-1]
-        return f"  held-out {last.accuracy['mean']:.2f} at {last.tokens:.0f} tokens (epoch {last.epoch})"
+        return f"held-out {last.accuracy['mean']:.2f} at {last.tokens:.0f} tokens (epoch {last.epoch})"
 
     def _panel(self) -> Table:
         counts, data = self._counts, self._trainer.datamodule
@@ -101,7 +104,7 @@ class ProgressCallback(Callback, Listener):
         table.add_row("episodes", f"{counts['episodes']}/{counts['expected']}, {counts['actions']} actions{failed}")
         table.add_row("verdicts", f"{len(data.verdicts)}")
         table.add_row("reward", ", ".join(self._rewards))
-        table.add_row("accuracy", self._accuracy().strip())
+        table.add_row("accuracy", self._accuracy())
         return table
 
     def _closing(self, trainer: Trainer) -> Group:

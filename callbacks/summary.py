@@ -17,9 +17,10 @@ from callbacks.diversity import DiversityCallback
 from callbacks.judge import JudgeCallback
 from callbacks.lens import LensCallback
 from callbacks.validation import ValidationCallback
-from mappa.ranks import gather
+from mappa.ranks import added, gather
 
 _JUDGE = ("calls", "cached", "failed", "tokens_in", "tokens_out", "cost")
+_TOKENS = ("needed", "computed")
 _ACTIONS = ("total", "judged", "trained", "truncated")
 _PER_PROBLEM = ("scores", "by_task", "tokens_by_task")
 """Of a validation; they are in validation/."""
@@ -27,8 +28,6 @@ _PACKAGES = ("mappa", "torch", "lightning", "transformers", "peft")
 
 
 class SummaryCallback(Callback):
-    """Placed after validation in the list of callbacks, before the checkpoint."""
-
     def __init__(self, path: str, experiment: str, graded: str | None = None) -> None:
         """`graded`: which weights, where none are trained."""
         self._path = Path(path)
@@ -39,6 +38,7 @@ class SummaryCallback(Callback):
         self._rewards: dict[int, dict[str, float]] = {}
         self._judge: Counter[str] = Counter()
         self._actions: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collective: counts are of all ranks."""
@@ -61,9 +61,15 @@ class SummaryCallback(Callback):
             trained=sum(gather(len(data.rows))),
             truncated=sum(action.truncated for action in actions),
         )
+        self._tokens.update(added(pl_module.tokens))
+        pl_module.tokens.clear()
         metrics = trainer.callback_metrics
         rewards = {a: float(metrics[f"{a}/reward"]) for a in pl_module.agents if f"{a}/reward" in metrics}
         self._rewards[data.epoch] = rewards
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self._write(trainer)
 
@@ -99,6 +105,7 @@ class SummaryCallback(Callback):
             "judge": {key: self._judge[key] for key in _JUDGE},
             "judge_health": self._health(trainer),
             "actions": {key: self._actions[key] for key in _ACTIONS},
+            "tokens": {key: int(self._tokens[key]) for key in _TOKENS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
             "versions": {name: version(name) for name in _PACKAGES},
             "diversity": diversity.results if diversity else [],
@@ -119,6 +126,7 @@ class SummaryCallback(Callback):
             "rewards": self._rewards,
             "judge": dict(self._judge),
             "actions": dict(self._actions),
+            "tokens": dict(self._tokens),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -126,6 +134,7 @@ class SummaryCallback(Callback):
         self._rewards = state_dict["rewards"]
         self._judge = Counter(state_dict["judge"])
         self._actions = Counter(state_dict["actions"])
+        self._tokens = Counter(state_dict.get("tokens", {}))  # runs from before it was counted
 
     def _write(self, trainer: Trainer) -> None:
         partial = self._path.with_suffix(".partial")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from mappa.play.episodes import to_json, write_episodes, write_lines
 from mappa.play.rollout import Job
@@ -65,8 +66,12 @@ class Result:
         return next(iter(self.measures.values()))
 
 
-class ValidationCallback(Callback):
-    """Before training, every `every_n_epochs`, and after the last epoch, on every validation set of the task."""
+class ValidationCallback(Checkpoint):
+    """Before training, every `every_n_epochs`, and after the last epoch, on every validation set of the task.
+
+    A `Checkpoint` to Lightning, which calls those last: what was trained is saved before it is graded. The other
+    callbacks are told by their `on_validation_end`.
+    """
 
     def __init__(
         self,
@@ -92,21 +97,20 @@ class ValidationCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.datamodule.epoch
         if self._due(trainer, done) and all(result.epoch != done for result in self.results):
-            self.validate(trainer, done)
+            self.validate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        done = trainer.datamodule.epoch + 1  # the data module advances its counter after this hook
-        if self._due(trainer, done):
-            self.validate(trainer, done)
+        if self._due(trainer, trainer.datamodule.epoch):
+            self.validate(trainer, pl_module)
 
     def _due(self, trainer: Trainer, done: int) -> bool:
         if done == 0:
             return self._before
         return done == trainer.max_epochs or trainer.should_stop or (self._every > 0 and done % self._every == 0)
 
-    def validate(self, trainer: Trainer, epoch: int) -> list[Result]:
-        """Play every validation set once; collective."""
-        fresh = []
+    def validate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Play every validation set once, and tell the other callbacks. Collective."""
+        fresh, epoch = [], trainer.datamodule.epoch
         for name, tasks in trainer.datamodule.task_set.validation().items():
             jobs = [
                 Job(f"{name}-{index:05d}-{copy}", task, stable_seed(self._seed, name, task.id, copy))
@@ -147,7 +151,8 @@ class ValidationCallback(Callback):
                     numbers |= {f"validation/{name}/{key}": value["mean"] for key, value in result.metrics.items()}
                     logger.log_metrics(numbers, trainer.lightning_module.version)
         self.results += fresh
-        return fresh
+        for callback in trainer.callbacks:
+            callback.on_validation_end(trainer, pl_module)
 
     def _write(self, epoch: int, name: str, episodes: list[Episode], vote: Callable[[str], str | None]) -> None:
         lines = [

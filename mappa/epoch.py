@@ -38,8 +38,9 @@ class Policies(Protocol):
 def save_and_stop(trainer: Trainer, module: LightningModule) -> None:
     """Before an error that ends a run: a checkpoint from before this epoch, so that nothing is lost. Collective."""
     trainer.should_stop = True
-    for checkpoint in trainer.checkpoint_callbacks:
-        checkpoint.on_train_epoch_end(trainer, module)
+    for callback in trainer.checkpoint_callbacks:
+        if hasattr(callback, "save"):
+            callback.save(trainer, module)
 
 
 @dataclass(frozen=True)

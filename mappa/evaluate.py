@@ -66,7 +66,7 @@ def evaluate(argv: list[str]) -> Path:
             ProgressCallback(),
             SummaryCallback(str(folder / "summary.json"), cfg.name, graded),
         ]
-        settings = OmegaConf.merge(cfg.trainer, {"limit_train_batches": 0, "enable_checkpointing": False})
+        settings = OmegaConf.merge(cfg.trainer, {"limit_train_batches": 0})
         trainer = make(settings, callbacks=callbacks, logger=False)
         trainer.fit(module, data)
     finally:

@@ -15,6 +15,7 @@ by memory bandwidth, at half of its peak.
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -37,7 +38,7 @@ def work(cfg: DictConfig, episode: Sequence[Turn]) -> Work:
     attempts = max([make(search).attempts for search in searches], default=cfg.data.samples_per_task)
     episodes = cfg.data.tasks_per_epoch * attempts
     learned = [turn for turn in episode if turn.learns]
-    trained = cfg.objective.get("passes", 1) * sum(turn.context + turn.said for turn in learned)
+    trained = cfg.objective.get("passes", 1) * sum(turn.context + turn.said for turn in learned if turn.ends)
     counts = (1, len(episode), len(learned), sum(turn.said for turn in episode), trained)
     return Work(*(round(episodes * count) for count in counts))
 
@@ -67,7 +68,7 @@ def estimate(argv: list[str]) -> tuple[dict[str, Any], str | None]:
 
     gpu, fill = GPUS[words["gpu"]], float(words["fill"])
     full, episode = (turns(team, cfg.data.tool_tokens, share) for share in (1.0, fill))
-    todo, passes = work(cfg, episode), cfg.objective.get("passes", 1)
+    todo = work(cfg, episode)
     context = model.context_length() or math.inf
     longest = int(min(context, max(turn.context + turn.said for turn in full)))
     learned = int(min(context, max(turn.context + turn.said for turn in full if turn.learns)))
@@ -75,7 +76,7 @@ def estimate(argv: list[str]) -> tuple[dict[str, Any], str | None]:
     tokens = max(cfg.module.micro_batch_tokens, together * learned)
     sizes = footprint(model, make(cfg.lora), adapters_of(team), tokens, learned, cfg.module.chunk_tokens)
     gib = memory(cfg, sizes, gpu, longest)
-    mean = todo.trained_tokens / (passes * todo.learning_actions)
+    mean = statistics.fmean(turn.context + turn.said for turn in episode if turn.learns)
     speed = partial(generation, cfg, sizes, gpu, context=mean, kv_gib=gib["KV cache"])
     flops = update_flops(cfg, sizes, episode, todo)
     times = {

@@ -1,7 +1,7 @@
 """The carriers: frozen dataclasses for everything that travels between the parts.
 
 Shape legend, used as suffixes of tensor names everywhere:
-    B  sequences (one action each) of a micro-batch
+    B  sequences (one act each) of a micro-batch
     T  token positions of the padded sequence (prompt + completion)
     N  loss positions of a micro-batch, flattened in row order
     H  hidden size
@@ -202,12 +202,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of one agent's actions, aligned to token positions.
+    """A micro-batch, aligned to token positions. A row is an act: one action, or all turns of one.
 
     Padding is on the right, so causal attention needs no mask: no real token looks at padding.
     """
 
-    agent: str
+    speakers: tuple[tuple[str, int], ...]
+    """Agent -> its number of rows, in the order of the rows."""
     input_ids_BT: Tensor
     loss_mask_BT: Tensor
     """1.0 where the token was sampled and its action is valid, else 0.0."""

@@ -76,8 +76,11 @@ def assert_same_gradients(ours: Path, theirs: Path) -> None:
 def test_two_ranks_are_one_process_on_the_union(trainer: list[str], micro_batches: int, single: Path, tmp_path: Path):
     engine = {"engine": OWN_WEIGHTS} if trainer is FSDP else {}
     words = [*MINI, *trainer, "trainer.devices=2", MICRO_BATCHES[micro_batches]]
-    assert run_ranks(words, tmp_path, 2, parts=parts(tmp_path, **engine)) == [0, 0]
+    model = {"model._target_": "tests.runs.Read", "model.noted": str(tmp_path / "read")}
+    assert run_ranks(words, tmp_path, 2, parts=parts(tmp_path, **engine, **model)) == [0, 0]
     assert_same_gradients(tmp_path, single)
+    reading = ["0"] if trainer is FSDP else ["0", "1"]
+    assert sorted(path.name for path in (tmp_path / "read").iterdir()) == reading, "shards come from the first rank"
 
     ours, theirs = summary(tmp_path), summary(single)
     for key in ("accuracy_before", "accuracy_after", "reward_by_agent", "actions", "validation"):

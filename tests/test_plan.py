@@ -40,6 +40,8 @@ resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 
 def once(rows):
     ids, mask = torch.randint(5, 300, (rows, length)), torch.ones(rows, length)
+    each = [(agent, len(range(i, rows, 3))) for i, agent in enumerate(adapters.agents)]
+    adapters.select_rows([(agent, count) for agent, count in each if count])
     policy(ids, mask)[0].sum().backward()
     adapters.model.zero_grad(set_to_none=True)
 
@@ -110,7 +112,7 @@ def test_the_papers_run_fits_on_80_gb(papers_run: list[str]):
         "actions": 256,
         "learning_actions": 256,
         "completion_tokens": 64 * 4 * 2048,
-        "trained_tokens": 64 * (4 * (512 + 2048) + (1 + 2 + 3) * 2048 + (1 + 2) * 1024),
+        "trained_tokens": 64 * (3 * (512 + 2048) + (2 + 3) * 2048 + (1 + 2) * 1024),  # the executor's turns: one row
     }
     run = numbers["the run"]
     assert run["judge calls, at most"] == 256 * 128

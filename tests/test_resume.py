@@ -32,6 +32,18 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_kill_in_a_validation_loses_no_update(tmp_path: Path, unbroken: Path):
+    """What was trained is saved before it is graded; the validation is caught up on."""
+    words = [*MINI, "callbacks.validation.every_n_epochs=2"]
+    assert run(words, tmp_path, kill="validation") == -9
+    assert (tmp_path / "checkpoints" / "epoch=2").is_dir()
+    assert summary(tmp_path)["actions"]["total"] > 0
+    assert run([*words, f"resume={tmp_path}"], tmp_path) == 0
+    assert equal(adapters(tmp_path), adapters(unbroken))
+    assert [result["epoch"] for result in summary(tmp_path)["validation"]] == [0, 2, 3]
+    assert summary(tmp_path)["accuracy_after"] == summary(unbroken)["accuracy_after"]
+
+
 SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("rollout", "judging", "checkpoint")]
 
 

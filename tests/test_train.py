@@ -22,6 +22,7 @@ from mappa.config import ASSETS, make
 from mappa.engine.hf import HFEngine
 from mappa.errors import CheckpointError, ConfigError, EngineError, RolloutError
 from mappa.judge.base import BaseJudge
+from mappa.learn.batch import Row, collate, cut_micro_batches
 from mappa.learn.canary import check_voices
 from mappa.play.episodes import read_episodes
 from mappa.task.arithmetic import Arithmetic
@@ -73,9 +74,9 @@ def test_the_best_checkpoint_stays(mini: Callable[..., DictConfig]):
     """By a measure that falls from epoch to epoch, as it is written into the results before each checkpoint."""
 
     class Falling(Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
+        def on_validation_end(self, trainer, pl_module):
             result = find(trainer, ValidationCallback).results[-1]
-            result.accuracy["mean"] = 2.0 / result.epoch
+            result.accuracy["mean"] = 2.0 / result.epoch if result.epoch else 0.0
 
     cfg = mini("trainer.max_epochs=4", "callbacks.validation.every_n_epochs=1", "callbacks.validation.limit=1")
     OmegaConf.update(cfg, "callbacks.checkpoint.keep", 1)
@@ -128,6 +129,7 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     assert set(summary["reward_by_agent"]["last"]) == {"solver", "executor", "verifier"}
     assert summary["actions"]["total"] == summary["actions"]["judged"] >= 24
     assert summary["judge"]["failed"] == 0
+    assert 0 < summary["tokens"]["needed"] <= summary["tokens"]["computed"] <= 1.1 * summary["tokens"]["needed"]
     assert summary["sandbox"]["executions"] >= 8
     assert summary["sandbox"]["isolation"] in ("namespace", "process")
     assert {"mappa", "torch", "lightning", "transformers", "peft"} <= set(summary["versions"])
@@ -232,6 +234,35 @@ def test_accumulation_and_padding_change_nothing(fitted):
     for agent, gradient in whole.items():
         assert gradient.norm() > 1e-3
         assert (gradient - single[agent]).norm() / gradient.norm() < 1e-5
+
+
+def test_acts_as_rows_and_agents_in_one_pass_change_nothing(fitted):
+    """The same loss and gradient as from a row for every action, and a pass for every agent."""
+    module, _, trainer = found = fitted("data.tasks_per_epoch=3", judge=Spread())
+    losses, seen = {}, {}
+
+    def training_step(rows: list[Row], batch_idx: int) -> None:
+        sizes = {agent: module.turn.size([row for row in rows if row.agent == agent]) for agent in module.agents}
+        alone = [replace(row, group=row.sample.action.id) for row in rows]
+        with module.adapters.disturbed():
+            for name, form, mix in (("merged", rows, True), ("alone", alone, False)):
+                sums: dict[str, torch.Tensor] = {}
+                micro = cut_micro_batches(form, 10_000, mix=mix)
+                for part in micro:
+                    module.manual_backward(module._loss(collate(part, module.chat.pad_id), sizes, sums))
+                losses[name] = {agent: sums[f"{agent}/loss"].item() for agent in module.agents}
+                seen[name] = {agent: [p.grad for p in module.adapters.parameters(agent)] for agent in module.agents}
+                module.zero_grad()
+                seen[f"{name} rows"] = sum(map(len, micro))
+
+    module.training_step = training_step
+    trainer.fit(*found[:2])
+    assert seen["merged rows"] < seen["alone rows"]
+    for agent in module.agents:
+        assert losses["merged"][agent] == pytest.approx(losses["alone"][agent], abs=1e-6)
+        ours, theirs = (torch.cat([g.flatten() for g in seen[name][agent]]) for name in ("merged", "alone"))
+        assert theirs.norm() > 1e-3
+        assert (ours - theirs).norm() / theirs.norm() < 2e-6
 
 
 def test_an_unjudged_action_changes_no_weight(fitted):

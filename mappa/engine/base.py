@@ -57,7 +57,10 @@ class Engine(Protocol):
             purpose: `train`, or the name of a validation set.
         """
 
-    def lane(self) -> object:
+    lockstep: bool
+    """True when a batch waits for every requester of its group: see `BaseEngine.lane`."""
+
+    def lane(self, group: int = 0) -> object:
         """Async context of one concurrent requester; see `BaseEngine.lane`."""
 
     async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
@@ -83,14 +86,16 @@ class BaseEngine:
 
     shares_weights = False
     takes_weights = True
+    lockstep = False
 
     def playing(self, purpose: str, epoch: int) -> Engine:
         """Itself by default."""
         return self
 
     @asynccontextmanager
-    async def lane(self) -> AsyncIterator[None]:
-        """One concurrent requester. Engines that batch in lockstep wait until every open lane has a request pending."""
+    async def lane(self, group: int = 0) -> AsyncIterator[None]:
+        """One concurrent requester. Engines that batch in lockstep wait until every open lane of the group has a
+        request pending; groups do not wait for each other."""
         yield
 
     async def sleep(self) -> None:

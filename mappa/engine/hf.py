@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.errors import EngineError
@@ -32,14 +33,25 @@ class _Request:
     future: asyncio.Future[Completion]
 
 
+@dataclass
+class _Group:
+    """Requesters that wait for each other."""
+
+    lanes: int = 0
+    pending: list[_Request] = field(default_factory=list)
+    dispatching: bool = False
+
+
 class HFEngine(BaseEngine):
-    """Concurrent requests are batched per adapter, in lockstep: a batch starts when every open lane has a request.
+    """Concurrent requests are batched, all agents' together, in lockstep: a batch starts when every open lane of a
+    group has one.
 
     So the make-up of each batch, and with it every rounding error, depends on the episodes alone and not on timing:
     a rollout can be repeated bit for bit.
     """
 
     shares_weights = True
+    lockstep = True
 
     def __init__(
         self,
@@ -55,9 +67,8 @@ class HFEngine(BaseEngine):
         """
         self._max_batch, self._max_tokens = max_batch, max_batch_tokens
         self._requested_length = context_length
-        self._lanes = 0
-        self._pending: list[_Request] = []
-        self._dispatching = False
+        self._groups: dict[int, _Group] = defaultdict(_Group)
+        self._group: ContextVar[int] = ContextVar("group", default=0)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
 
     def attach(self, adapters: Adapters, chat: Chat, model_path: str) -> None:
@@ -71,13 +82,15 @@ class HFEngine(BaseEngine):
         self._version = version
 
     @asynccontextmanager
-    async def lane(self) -> AsyncIterator[None]:
-        self._lanes += 1
+    async def lane(self, group: int = 0) -> AsyncIterator[None]:
+        mine, before = self._groups[group], self._group.set(group)
+        mine.lanes += 1
         try:
             yield
         finally:
-            self._lanes -= 1
-            self._dispatch_when_full()
+            mine.lanes -= 1
+            self._group.reset(before)
+            self._dispatch_when_full(mine)
 
     async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         if len(prompt_ids) + sampling.max_tokens > self.context_length:
@@ -85,23 +98,23 @@ class HFEngine(BaseEngine):
                 f"prompt of {len(prompt_ids)} tokens + completion budget {sampling.max_tokens} exceeds the context "
                 f"of {self.context_length} tokens"
             )
-        future = asyncio.get_running_loop().create_future()
-        self._pending.append(_Request(agent, tuple(prompt_ids), sampling, future))
-        self._dispatch_when_full()
+        future, group = asyncio.get_running_loop().create_future(), self._groups[self._group.get()]
+        group.pending.append(_Request(agent, tuple(prompt_ids), sampling, future))
+        self._dispatch_when_full(group)
         return await future
 
     async def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _dispatch_when_full(self) -> None:
-        if self._pending and len(self._pending) >= self._lanes and not self._dispatching:
-            self._dispatching = True
-            task = asyncio.get_running_loop().create_task(self._dispatch())
+    def _dispatch_when_full(self, group: _Group) -> None:
+        if group.pending and len(group.pending) >= group.lanes and not group.dispatching:
+            group.dispatching = True
+            task = asyncio.get_running_loop().create_task(self._dispatch(group))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # requesters were told already
 
-    async def _dispatch(self) -> None:
-        """Serve everything that is pending, one batch after the other, then answer all at once."""
-        requests, self._pending = self._pending, []
+    async def _dispatch(self, group: _Group) -> None:
+        """Serve everything that is pending in a group, one batch after the other, then answer all at once."""
+        requests, group.pending = group.pending, []
         loop = asyncio.get_running_loop()
         results: list[tuple[_Request, Completion]] = []
         try:
@@ -114,36 +127,39 @@ class HFEngine(BaseEngine):
                     request.future.set_exception(error)
             raise
         finally:
-            self._dispatching = False
+            group.dispatching = False
         for request, completion in results:
             if not request.future.done():
                 request.future.set_result(completion)
 
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
-        """Per adapter, similar prompt lengths together; independent of the order in which requests arrived."""
-        by_agent: dict[str, list[_Request]] = defaultdict(list)
-        for request in requests:
-            by_agent[request.agent].append(request)
-        batches = []
-        for agent in sorted(by_agent):
-            batch: list[_Request] = []
-            for request in sorted(by_agent[agent], key=lambda r: (len(r.prompt_ids), r.sampling.seed, r.prompt_ids)):
-                width = len(request.prompt_ids)
-                full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
-                if batch and (full or width > STRETCH * len(batch[0].prompt_ids)):
-                    batches.append(batch)
-                    batch = []
-                batch.append(request)
-            batches.append(batch)
-        return batches
+        """Similar prompt lengths together, and in a batch each agent's; whatever order requests arrived in."""
+        batches: list[list[_Request]] = []
+        for request in sorted(requests, key=self._rank):
+            width, batch = len(request.prompt_ids), batches[-1] if batches else []
+            full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
+            alone = batch and not self._adapters.mixes and batch[0].agent != request.agent
+            if not batch or full or alone or width > STRETCH * len(batch[0].prompt_ids):
+                batches.append([])
+            batches[-1].append(request)
+        return [sorted(batch, key=lambda request: request.agent) for batch in batches]
+
+    def _rank(self, request: _Request) -> tuple[Any, ...]:
+        agent = "" if self._adapters.mixes else request.agent
+        return agent, len(request.prompt_ids), request.agent, request.sampling.seed, request.prompt_ids
 
     def _generate(self, batch: Sequence[_Request]) -> list[Completion]:
         from mappa.engine.hf_sampling import sample
 
         adapters = self._adapters
-        with adapters.precision(), adapters.acting(batch[0].agent), adapters.evaluating():
+
+        def speak(rows: Sequence[int]) -> None:
+            adapters.select_rows(tuple(Counter(batch[row].agent for row in rows).items()))
+
+        with adapters.precision(), adapters.evaluating():
             tokens_BT, logprobs_BT = sample(
-                adapters.model,
+                adapters.base,
+                speak,
                 [request.prompt_ids for request in batch],
                 [request.sampling for request in batch],
                 self._chat.stop_ids,

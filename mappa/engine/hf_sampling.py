@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,10 @@ import torch
 from mappa.engine.base import Sampling
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample(
     model: torch.nn.Module,
+    speak: Callable[[Sequence[int]], None],
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
     stop_ids: Sequence[int],
@@ -21,6 +22,9 @@ def sample(
     """Sample one completion per prompt by inverse transform with one uniform number per row and step; greedily at 0.
 
     Rows that have ended leave the batch, and the KV cache, whenever they are half of it.
+
+    Args:
+        speak: told which rows the following passes have.
 
     Returns:
         tokens_BT and logprobs_BT (float32, natural log under each row's temperature, 1 where it is 0), on the CPU;
@@ -46,6 +50,7 @@ def sample(
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     stops = torch.tensor(stop_ids, device=device)
     cache = None
+    speak(range(len(prompts)))
     for step in range(budget):
         out = model(
             input_ids=input_ids,
@@ -71,6 +76,7 @@ def sample(
             cache.batch_select_indices(alive.nonzero().squeeze(1))
             rows, token_B, mask, positions = rows[alive], token_B[alive], mask[alive], positions[alive]
             alive = alive[alive]
+            speak(rows.tolist())
         input_ids = token_B.unsqueeze(1)
     return tokens_BT[:, : step + 1].cpu(), logprobs_BT[:, : step + 1].cpu()
 

@@ -44,8 +44,8 @@ class TeacherEngine:
         self._student.attach(adapters, chat, model_path)
         self._teacher.attach(adapters, chat, model_path)
 
-    def lane(self) -> AbstractAsyncContextManager[None]:
-        return self._student.lane()
+    def lane(self, group: int = 0) -> AbstractAsyncContextManager[None]:
+        return self._student.lane(group)
 
     async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         return await self._student.generate(agent, prompt_ids, sampling)

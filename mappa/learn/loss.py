@@ -97,12 +97,12 @@ def preference_loss(
     Departure: `pairs` counts those of the agent's whole optimizer step, over all micro-batches and ranks.
 
     Args:
-        row_N: row of each loss position; rows 0, 1 are a pair, then 2, 3, the chosen action first.
+        row_N: on the host, row of each loss position; rows 0, 1 are a pair, then 2, 3, the chosen action first.
 
     Returns:
         scalar loss, and sums over the pairs for the metrics.
     """
-    rows = int(row_N.max()) + 1
+    rows, row_N = int(row_N.max()) + 1, row_N.to(logprobs_N.device)
     zeros = logprobs_N.new_zeros(rows)
     total_P2 = zeros.index_add(0, row_N, logprobs_N).view(-1, 2)
     reference_P2 = zeros.index_add(0, row_N, ref_logprobs_N).view(-1, 2)

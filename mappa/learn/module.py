@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from lightning import LightningModule
+from torch import Tensor
 
 from mappa.epoch import Collected, save_and_stop
 from mappa.errors import SelectionError
-from mappa.learn.batch import Row, collate, cut_micro_batches, row_warnings
+from mappa.learn.batch import Row, acts, collate, computed_tokens, cut_micro_batches, parts, row_warnings
 from mappa.learn.policies import Old, TeamPolicies
 from mappa.objective.base import Objective, Prepared, Start
 from mappa.policy.forward import Policy
@@ -23,6 +24,7 @@ from mappa.policy.model import Model
 from mappa.policy.sharded import shard
 from mappa.ranks import added, full, gather, world
 from mappa.report.metrics import rollout_metrics, truncation_lines
+from mappa.types import Batch
 
 if TYPE_CHECKING:
     from annotated_types import Ge, Lt
@@ -64,6 +66,8 @@ class TeamModule(LightningModule):
         self.agents = tuple(agents)
         self.version = 0
         """Number of updates taken: the adapters' version."""
+        self.tokens: Counter[str] = Counter()
+        """Of this rank's updates: `computed`, with padding, and `needed`, each token once; a callback empties it."""
         self.adapters_from: Path | None = None
         """Folder of saved adapters to start from (resume, evaluate)."""
         self._lora = lora
@@ -84,7 +88,8 @@ class TeamModule(LightningModule):
         if self._policy is not None:
             return
         self.chat = self.model.chat()
-        self.adapters = self._lora(self.model.load(), self.agents)
+        reads = self.device_mesh is None or world()[0] == 0  # sharded weights come from the first rank
+        self.adapters = self._lora(self.model.load(weights=reads), self.agents)
         self.adapters.precision = lambda: self.trainer.precision_plugin.forward_context()
         if self.adapters_from is not None:
             self.adapters.load(self.adapters_from)
@@ -208,59 +213,73 @@ class TeamModule(LightningModule):
 
     # ------------------------------------------------------------------ update
     def training_step(self, rows: list[Row], batch_idx: int) -> None:
-        """One optimizer step per agent. Every rank runs the same number of micro-batches, padded with empty ones."""
+        """One optimizer step. Every rank runs the same number of micro-batches, padded with empty ones."""
         with self.data.timed("update"):
             metrics = self._update_all(rows)
         self.version += 1
         self.log_dict(metrics, on_step=True, on_epoch=False)
 
     def _update_all(self, rows: list[Row]) -> dict[str, float]:
-        metrics: dict[str, float] = {}
+        """One pass over the rows of all agents, then a clipped step of each that has any on some rank."""
+        micro = cut_micro_batches(rows, self._micro_batch_tokens, mix=self.adapters.mixes)
+        self.tokens.update(computed=computed_tokens(micro), needed=sum(act[-1].length for act in acts(rows)))
+        mine = {agent: self.turn.size([row for row in rows if row.agent == agent]) for agent in self.agents}
+        plans = gather((len(micro), mine))
+        steps, sizes = max(plan[0] for plan in plans), added(mine, lambda _: [plan[1] for plan in plans])
+        learning = [agent for agent in self.agents if sizes[agent] > 0]
+        sums: dict[str, Tensor] = {}
+        for index in range(steps if learning else 0):
+            part, last = micro[index] if index < len(micro) else [], index == steps - 1
+            whole = len(plans) > 1 and (last or not part)  # where gradients meet, every rank has everyone's
+            batch = collate(part, self.chat.pad_id, learning if whole else ())
+            with self._sync_gradients(last):
+                self.manual_backward(self._loss(batch, sizes, sums) * len(plans))  # the strategy averages over ranks
         optimizers, schedulers = self.optimizers(), self.lr_schedulers()
         if len(self.agents) == 1:
             optimizers, schedulers = [optimizers], [schedulers]
         for agent, optimizer in zip(self.agents, optimizers, strict=True):
-            mine = [row for row in rows if row.sample.action.agent == agent]
-            micro = cut_micro_batches(mine, self._micro_batch_tokens)
-            plans = gather((len(micro), self.turn.size(mine)))
-            steps, size = max(plan[0] for plan in plans), sum(plan[1] for plan in plans)
-            if size > 0:
-                metrics |= self._update(agent, optimizer, micro, steps, size)
+            if agent in learning:
+                sums[f"{agent}/grad_norm"] = self._clip(agent)
+                optimizer.step()
+                optimizer.zero_grad()
         for scheduler in schedulers:
             scheduler.step()
-        return metrics | {"learning_rate": schedulers[0].get_last_lr()[0]}
+        return self._numbers(sums) | {"learning_rate": schedulers[0].get_last_lr()[0]}
 
-    def _update(
-        self, agent: str, optimizer: Any, micro: Sequence[Sequence[Row]], steps: int, size: float
-    ) -> dict[str, float]:
-        self.adapters.select(agent)
-        sums: Counter[str] = Counter()
-        for index in range(steps):
-            batch = collate(agent, micro[index] if index < len(micro) else [], self.chat.pad_id)
-            with self._sync_gradients(index == steps - 1):
-                loss, values = self.turn.loss(*self.policies.forward(batch), batch, size)
-                self.manual_backward(loss * world()[1])  # the strategy averages gradients over ranks
-            sums.update({key: value.item() for key, value in values.items()})
-        norm = self._clip(agent)
-        optimizer.step()
-        optimizer.zero_grad()
-        totals = added(sums)
-        loss_value = totals.pop("loss")
-        count = totals.pop("tokens")
-        return {
-            f"{agent}/loss": loss_value,
-            f"{agent}/grad_norm": norm,
-            f"{agent}/loss_tokens": count,
-            **{f"{agent}/{key}": value / count for key, value in totals.items()},
-        }
+    def _loss(self, batch: Batch, sizes: Mapping[str, float], sums: dict[str, Tensor]) -> Tensor:
+        """Of a micro-batch, each agent's by its own size; adds to the `<agent>/...` sums, which stay on the device."""
+        logprobs_N, entropy_N = self.policies.forward(batch)
+        losses = []
+        for agent, where, part in parts(batch):
+            loss, values = self.turn.loss(logprobs_N[where], entropy_N[where], part, sizes[agent])
+            losses.append(loss)
+            for key, value in values.items():
+                sums[f"{agent}/{key}"] = sums.get(f"{agent}/{key}", 0.0) + value.detach()
+        return torch.stack(losses).sum()
 
-    def _clip(self, agent: str) -> float:
+    def _numbers(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics of an optimizer step, of all ranks: the host waits for the device here, once."""
+        values = torch.stack([value.detach().float().to(self.device) for value in sums.values()]) if sums else []
+        mine = dict(zip(sums, values.tolist() if sums else [], strict=True))
+        norms = {key: mine.pop(key) for key in list(mine) if key.endswith("/grad_norm")}
+        totals = added(mine)
+        numbers: dict[str, float] = dict(norms)
+        for key, total in totals.items():
+            agent, _, name = key.partition("/")
+            count = totals[f"{agent}/tokens"]
+            if name == "tokens":
+                numbers[f"{agent}/loss_tokens"] = count
+            else:
+                numbers[key] = total if name == "loss" else total / count
+        return numbers
+
+    def _clip(self, agent: str) -> Tensor:
         """Clip this agent's gradient norm; returns the norm before."""
-        return float(full(torch.nn.utils.clip_grad_norm_(self.adapters.parameters(agent), self._clip_norm)))
+        return full(torch.nn.utils.clip_grad_norm_(self.adapters.parameters(agent), self._clip_norm))
 
     @contextmanager
     def _sync_gradients(self, last: bool) -> Iterator[None]:
-        """Reduce gradients over ranks only in the last micro-batch of an agent."""
+        """Reduce gradients over ranks only in the last micro-batch."""
         wrapped = self.trainer.model
         if self.device_mesh is not None:
             self._policy.set_requires_gradient_sync(last)

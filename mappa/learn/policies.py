@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mappa.errors import EngineError
-from mappa.learn.batch import Row, collate, cut_micro_batches
+from mappa.learn.batch import Row, collate, cut_micro_batches, ordered
 from mappa.ranks import gather
 from mappa.types import BASE, Batch, Sample
 
@@ -52,8 +53,7 @@ class TeamPolicies:
         """
         for agent in self.adapters.agents:
             mine = [sample for sample in samples if sample.action.agent == agent][:count]
-            self.adapters.select(agent)
-            ours, theirs = self.logprobs(mine), [torch.tensor(sample.action.logprobs) for sample in mine]
+            ours, theirs = self.now(mine), [torch.tensor(sample.action.logprobs) for sample in mine]
             gaps = [(a - b).abs().mean().item() for a, b in zip(ours, theirs, strict=True)]
             gap = sum(gaps) / len(gaps) if gaps else 0.0
             if gap > self.max_engine_gap:
@@ -71,8 +71,7 @@ class TeamPolicies:
         """Each agent, and the base -> action id -> nats per token between its log-probabilities and the engine's."""
         found = {}
         for voice in (*self.adapters.agents, BASE):
-            with self.adapters.acting(voice):
-                ours = self.logprobs(samples)
+            ours = self.logprobs(samples, voice)
             pairs = [(s.action.id, o, torch.tensor(s.action.logprobs)) for s, o in zip(samples, ours, strict=True)]
             found[voice] = {key: (our - their).abs().mean().item() for key, our, their in pairs}
         return found
@@ -91,36 +90,46 @@ class TeamPolicies:
 
     def now(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of each sample under its own adapter."""
-        found: dict[str, Tensor] = {}
-        for agent in self.adapters.agents:
-            self.adapters.select(agent)
-            mine = [sample for sample in samples if sample.action.agent == agent]
-            found |= dict(zip((s.action.id for s in mine), self.logprobs(mine), strict=True))
-        return [found[sample.action.id] for sample in samples]
+        return self.logprobs(samples)
 
     def base(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of the frozen base with its adapters switched off; all agents share it."""
-        with self.adapters.disabled():
-            return self.logprobs(samples)
+        return self.logprobs(samples, BASE)
 
-    @torch.no_grad()
-    def logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's completion under whichever adapter is selected; float32 on the host."""
+    def logprobs(self, samples: Sequence[Sample], voice: str | None = None) -> list[Tensor]:
+        """Log-probabilities of each sample's completion; float32 on the host.
+
+        Args:
+            voice: whose; None = each sample's own agent's.
+        """
         rows = [Row(sample, torch.zeros(len(sample.action.completion_ids))) for sample in samples]
-        found: dict[str, Tensor] = {}
-        micro = cut_micro_batches(rows, self._micro_batch_tokens)
-        with self.adapters.evaluating():
+        own = voice is None
+        micro = cut_micro_batches(rows, self._micro_batch_tokens, by_agent=own, mix=self.adapters.mixes)
+        found: list[Tensor] = []
+        with self._without_gradients(), self.adapters.evaluating():
             for index in range(max(gather(len(micro)))):
                 part = micro[index] if index < len(micro) else []
-                batch = collate("", part, self._pad_id)
-                logprobs_N, _ = self.forward(batch)
-                lengths = [len(row.sample.action.completion_ids) for row in part]
-                for row, values in zip(part, logprobs_N.cpu().split(lengths), strict=True):
-                    found[row.sample.action.id] = values
-        return [found[sample.action.id] for sample in samples]
+                batch = collate(part, self._pad_id, () if part else self.adapters.agents[:1])
+                found.append(self.forward(batch, voice)[0])
+        order = [row for part in micro for row in ordered(part)]
+        lengths = [len(row.sample.action.completion_ids) for row in order]
+        values = torch.cat(found).cpu().split(lengths) if order else ()
+        by_id = dict(zip((row.sample.action.id for row in order), values, strict=True))
+        return [by_id[sample.action.id] for sample in samples]
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies at the batch's loss positions; see `Policy.forward`."""
+    def _without_gradients(self) -> AbstractContextManager[None]:
+        """Sharded weights are gathered into buffers that the update uses again: those must not be inference tensors."""
+        sharded = hasattr(next(self.adapters.model.parameters()), "device_mesh")
+        return torch.no_grad() if sharded else torch.inference_mode()
+
+    def forward(self, batch: Batch, voice: str | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies at the batch's loss positions; see `Policy.forward`.
+
+        Args:
+            voice: as in `logprobs`.
+        """
+        speakers = batch.speakers if voice is None else ((voice, None),)
+        self.adapters.select_rows(speakers)
         device = next(self.adapters.model.parameters()).device
         with self.adapters.precision():
-            return self._policy(batch.input_ids_BT.to(device), batch.loss_mask_BT.to(device))
+            return self._policy(batch.input_ids_BT.to(device, non_blocking=True), batch.loss_mask_BT)

@@ -83,7 +83,7 @@ class Preference(BaseObjective):
         if batch.ref_logprobs_BT is None or not len(logprobs_N):
             loss = logprobs_N.sum() * 0.0
             return loss, {"tokens": tokens, "loss": loss.detach()}
-        row_N = batch.loss_mask_BT[:, 1:].nonzero()[:, 0].to(device)
+        row_N = batch.loss_mask_BT[:, 1:].nonzero()[:, 0]
         ref_N = at_loss(batch.ref_logprobs_BT, batch, device)
         loss, values = preference_loss(logprobs_N, ref_N, row_N, size, self._beta, self._alpha)
         # metrics are divided by the step's tokens: a pair's count once for each of its tokens

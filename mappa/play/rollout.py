@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -126,8 +126,9 @@ class Rollout:
     ) -> list[Episode]:
         """Play all jobs; episodes come back in the order of the jobs.
 
-        Workers take units from one queue, each holding an engine lane for as long as it lives, so that a lockstep
-        engine sees the same batches whatever the timing. The jobs of a unit are played one after the other.
+        Workers take units from their group's queue, each holding an engine lane for as long as it lives, so that a
+        lockstep engine sees the same batches whatever the timing. There are two groups where code is run: one's kernels
+        work while the other's words are sampled. The jobs of a unit are played one after the other.
 
         Args:
             work: units of jobs; see `units`.
@@ -138,12 +139,14 @@ class Rollout:
         """
         for listener in listeners:
             await listener.on_rollout_start(purpose, sum(map(len, work)))
-        queue = iter(work)
+        tools = any(agent.tool for agent in self.team.agents.values())
+        groups = 2 if self.engine.lockstep and tools else 1
+        queues = [iter(work[group::groups]) for group in range(groups)]
         episodes: dict[str, Episode] = {}
 
-        async def worker(queue: Iterator[Sequence[Job]]) -> None:
-            async with self.engine.lane():
-                for unit in queue:
+        async def worker(group: int) -> None:
+            async with self.engine.lane(group):
+                for unit in queues[group]:
                     made: list[Episode] = []
                     for job in unit:
                         branch = search.branch(job.task, made, unit[0].seed) if search is not None else None
@@ -153,9 +156,9 @@ class Rollout:
                             await listener.on_episode(purpose, made[-1])
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.concurrency, len(work))):
-                    group.create_task(worker(queue))
+            async with asyncio.TaskGroup() as tasks:
+                for index in range(min(max(groups, self.concurrency), len(work))):
+                    tasks.create_task(worker(index % groups))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the first ended the others
         return [episodes[job.id] for unit in work for job in unit]

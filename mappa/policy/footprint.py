@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from mappa.policy.forward import token_logprobs
-from mappa.policy.model import Model
+from mappa.policy.model import Model, materialize
 
 if TYPE_CHECKING:
     from mappa.policy.lora import Adapters
@@ -32,7 +32,7 @@ class Footprint:
     optimizer: int
     """AdamW: two moments for each adapter parameter."""
     update: int
-    """Activations, gradients of one agent and logits at the worst moment of a micro-batch."""
+    """Activations, gradients of all agents and logits at the worst moment of a micro-batch."""
     kv_token: int
     """Keys and values of one token in the KV cache."""
     attention_width: int
@@ -103,40 +103,26 @@ def footprint(
         base=size,
         adapters=adapter_size,
         optimizer=2 * adapter_size,
-        update=_update_peak(adapters, micro_batch_tokens, min(row_tokens, micro_batch_tokens), chunk_tokens),
+        update=_update_peak(adapters, micro_batch_tokens, min(row_tokens, micro_batch_tokens), chunk_tokens)
+        + adapter_size * (len(agents) - 1) // len(agents),
         attention_width=config.num_hidden_layers * config.num_attention_heads * width,
         kv_token=2 * config.num_hidden_layers * heads * width * bytes_each,
     )
 
 
 def _update_peak(adapters: Adapters, tokens: int, row_tokens: int, chunk_tokens: int) -> int:
-    """Bytes at the worst moment of one forward and backward pass on `tokens` tokens in rows of `row_tokens`."""
+    """Bytes at the worst moment of one agent's forward and backward pass on `tokens` tokens in rows of `row_tokens`."""
     base = adapters.base
     with FakeTensorMode():
-        _materialize(adapters.model)
+        materialize(adapters.model)  # fake ones, on the CPU, where attention has the kernels that a GPU has
         adapters.model.train()
         adapters.select(adapters.agents[0])
         rows = max(1, tokens // row_tokens)
         ids_BT = torch.zeros((rows, tokens // rows), dtype=torch.long)
-        head = base.get_output_embeddings().weight
+        head = base.get_output_embeddings()
         with Meter(list(adapters.model.parameters())) as meter:
             hidden_BTH = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
             hidden_NH = hidden_BTH[:, :-1].reshape(-1, hidden_BTH.shape[-1])
             logprobs_N, _ = token_logprobs(hidden_NH, head, ids_BT[:, 1:].reshape(-1), 1.0, chunk_tokens)
             logprobs_N.sum().backward()
     return meter.peak
-
-
-def _materialize(model: torch.nn.Module) -> None:
-    """Replace meta tensors by fake ones on the CPU, where attention has the kernels that a GPU has; ties stay tied."""
-    made: dict[int, torch.nn.Parameter] = {}
-    for module in model.modules():
-        for name, old in module._parameters.items():
-            if old is not None:
-                if id(old) not in made:
-                    data = torch.empty(old.shape, dtype=old.dtype)
-                    made[id(old)] = torch.nn.Parameter(data, requires_grad=old.requires_grad)
-                module._parameters[name] = made[id(old)]
-        for name, old in module._buffers.items():
-            if old is not None:
-                module._buffers[name] = torch.empty(old.shape, dtype=old.dtype)

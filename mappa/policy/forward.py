@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -10,7 +12,7 @@ from mappa.policy.lora import Adapters
 
 
 class Policy(torch.nn.Module):
-    """The base with all adapters. Whichever adapter is selected (or none) acts."""
+    """The base with all adapters. Whichever are selected (or none) act."""
 
     def __init__(self, adapters: Adapters, temperature: float, chunk_tokens: int) -> None:
         super().__init__()
@@ -24,34 +26,41 @@ class Policy(torch.nn.Module):
 
         Logits exist only at those positions, a chunk at a time.
 
+        Args:
+            mask_BT: best on the host, so that the device need not be waited for.
+
         Returns:
             logprobs_N and entropy_N, in row-major order of the mask.
         """
         base = self.model.get_base_model()
         hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        wanted = mask_BT[:, 1:] != 0  # the hidden state at t - 1 predicts token t
+        row_N, t_N = mask_BT[:, 1:].nonzero(as_tuple=True)  # the hidden state at t - 1 predicts token t
+        before_N = (row_N * mask_BT.shape[1] + t_N).to(hidden_BTH.device)
         return token_logprobs(
-            hidden_BTH[:, :-1][wanted],
-            base.get_output_embeddings().weight,
-            input_ids_BT[:, 1:][wanted],
+            hidden_BTH.flatten(0, 1).index_select(0, before_N),
+            base.get_output_embeddings(),
+            input_ids_BT.flatten().index_select(0, before_N + 1),
             self.temperature,
             self._chunk_tokens,
         )
 
 
 def token_logprobs(
-    hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
+    hidden_NH: Tensor, head: Callable[[Tensor], Tensor], targets_N: Tensor, temperature: float, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `targets_N` and entropies, without ever holding all N x V logits.
 
     Logits of at most `chunk_tokens` positions exist at a time, in the backward pass too (they are recomputed there).
 
+    Args:
+        head: hidden states -> logits.
+
     Returns:
         logprobs_N (natural log, under `temperature`, float32, differentiable) and entropy_N (nats, detached).
     """
 
-    def chunk(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = (hidden @ head.T).float() / temperature
+    def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(hidden).float() / temperature
         log_norm = logits.logsumexp(-1)
         logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_norm
         with torch.no_grad():
@@ -59,9 +68,14 @@ def token_logprobs(
         return logprobs, entropy
 
     parts = [
-        checkpoint(chunk, hidden, head_VH, targets, use_reentrant=False)
-        if torch.is_grad_enabled()
-        else chunk(hidden, head_VH, targets)
+        checkpoint(chunk, hidden, targets, use_reentrant=False) if torch.is_grad_enabled() else chunk(hidden, targets)
         for hidden, targets in zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def float32_linear(layer: torch.nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer in float32, whatever the precision around it."""
+    with torch.autocast(x.device.type, enabled=False):
+        bias = None if layer.bias is None else layer.bias.float()
+        return torch.nn.functional.linear(x.float(), layer.weight.float(), bias)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from mappa.checkpoint import check_adapters
-from mappa.errors import CheckpointError
+from mappa.errors import CheckpointError, ConfigError
 from mappa.ranks import full, sharded_like
 from mappa.seed import stable_seed
 from mappa.types import BASE
@@ -21,8 +22,11 @@ from mappa.types import BASE
 if TYPE_CHECKING:
     from annotated_types import Ge, Lt
     from pydantic import PositiveInt
+    from torch import Tensor
     from transformers import PreTrainedModel
 
+Speakers = Sequence[tuple[str, int | None]]
+"""Agent (or `BASE`) and its number of rows, in the order of the rows; None = all of them."""
 DISTURBANCE = 0.3
 """What a disturbed adapter adds to a layer, relative to the layer's input."""
 
@@ -30,9 +34,10 @@ DISTURBANCE = 0.3
 class Adapters:
     """All adapters of a team, resident on one frozen base.
 
-    PEFT's `set_adapter` switches `requires_grad` of every adapter; `select` switches it back on, so that each agent's
-    optimizer owns parameters that are always trainable. Only the selected adapter is in the graph, so only it gets
-    gradients.
+    PEFT makes the layers and their weights, but its own forward pass lets one adapter act at a time, and switches
+    `requires_grad` with it. So it is told that adapters are off, and a hook adds to each layer's output what the
+    adapter of each row says: one pass of the base serves rows of all agents. Only adapters that act are in the graph,
+    so only they get gradients; all are always trainable.
     """
 
     def __init__(
@@ -62,6 +67,16 @@ class Adapters:
                     self.model: PeftModel = get_peft_model(base, config, adapter_name=agent)
                 else:
                     self.model.add_adapter(agent, config)
+        self.model.base_model.disable_adapter_layers()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, LoraLayer):
+                if not layer.lora_A:
+                    raise ConfigError(f"lora.targets: {name} is no linear layer; name linear ones, or all-linear")
+                layer.register_forward_hook(self._add)
+        self.mixes = True
+        """Rows of several agents can share a forward pass: every layer sees rows x tokens x features."""
         self.select(self.agents[0])
         self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
         """Makes the context of every forward pass, of the engine's too where it shares these weights."""
@@ -76,31 +91,44 @@ class Adapters:
         return self.model.get_base_model()
 
     def select(self, agent: str) -> None:
-        """Let `agent`'s adapter act in the following forward passes."""
-        self._selected = agent
-        self.model.set_adapter(agent)
-        for name in self.agents:
-            for parameter in self.parameters(name):
-                parameter.requires_grad_(True)
+        """Let `agent`'s adapter act in the following forward passes (and backward: checkpointed layers run again), or
+        none of them for `BASE`."""
+        self._speakers: Speakers = ((agent, None),)
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The frozen base alone: the reference policy."""
-        try:
-            with self.model.disable_adapter():
-                yield
-        finally:
-            self.select(self._selected)  # PEFT leaves the others without `requires_grad`
+    def select_rows(self, speakers: Speakers) -> None:
+        """Let each agent act on so many rows of the following batches, in this order."""
+        self._speakers = tuple(speakers)
 
     @contextmanager
     def acting(self, agent: str) -> Iterator[None]:
-        """`agent`'s adapter acts in the block, or none of them for `BASE`."""
-        if agent == BASE:
-            with self.disabled():
-                yield
-        else:
-            self.select(agent)
+        """`agent`'s adapter acts in the block, or none of them for `BASE`; then whoever did before."""
+        before = self._speakers
+        self.select(agent)
+        try:
             yield
+        finally:
+            self._speakers = before
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """The frozen base alone: the reference policy."""
+        return self.acting(BASE)
+
+    def _add(self, layer: LoraLayer, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        """A layer's output with what the adapters say of its input."""
+        x, speakers = args[0], self._speakers
+        self.mixes = self.mixes and x.dim() == 3
+        if len(speakers) == 1:
+            ((agent, _),) = speakers
+            if agent == BASE:
+                return out
+            said = _said(layer, agent, x)
+        elif not self.mixes:
+            raise ConfigError("this model's layers do not see whole rows, so agents cannot share a forward pass")
+        else:
+            counts = [count for _, count in speakers]
+            parts = zip(speakers, x.split(counts), out.split(counts), strict=True)
+            said = torch.cat([_said(layer, a, part) if a != BASE else torch.zeros_like(o) for (a, _), part, o in parts])
+        return torch.add(out, said, alpha=self.alpha / self.rank).to(out.dtype)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -174,7 +202,6 @@ class Adapters:
                 raise CheckpointError(f"{path} does not hold the tensors of adapter '{agent}': {odd[0]} has no match")
             for key, parameter in mine.items():
                 parameter.copy_(sharded_like(state[key], parameter))
-        self.select(self.agents[0])
 
     def fingerprint(self) -> str:
         """Hash of all adapter weights: equal if and only if the policies are equal. Collective if sharded."""
@@ -193,3 +220,11 @@ class Adapters:
             yield
         finally:
             self.model.train(training)
+
+
+def _said(layer: LoraLayer, agent: str, x: Tensor) -> Tensor:
+    """What `agent`'s adapter adds to a layer's output, but for alpha / rank (arXiv 2106.09685)."""
+    inner, outer = layer.lora_A[agent], layer.lora_B[agent]
+    if not torch.is_autocast_enabled(x.device.type):  # autocast would undo it
+        x = x.to(inner.weight.dtype)
+    return outer(inner(layer.lora_dropout[agent](x)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from mappa.errors import ConfigError
 from mappa.hub import unreachable
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from mappa.policy.chat import Chat
@@ -27,6 +29,8 @@ class Model:
     attention: str = "sdpa"
     """`sdpa`, `eager`, `flash_attention_2`, ... as transformers names them."""
     gradient_checkpointing: bool = False
+    float32_head: bool = False
+    """Logits are computed in float32, also where the rest is not, in the update and by the hf engine."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """Extra keyword arguments of the chat template, e.g. `enable_thinking: false`."""
 
@@ -86,20 +90,35 @@ class Model:
         except ValueError as error:
             raise ConfigError(f"{path} is not JSON: {error}") from error
 
-    def load(self) -> PreTrainedModel:
-        """The frozen base model, in evaluation mode until Lightning trains it."""
-        import torch
-        from transformers import AutoModelForCausalLM
+    def load(self, weights: bool = True) -> PreTrainedModel:
+        """The frozen base model, in evaluation mode until Lightning trains it.
 
-        model = AutoModelForCausalLM.from_pretrained(
-            self.path, dtype=getattr(torch, self.dtype), attn_implementation=self.attention
-        )
-        return self.prepare(model)
+        Args:
+            weights: read them; else they are left as memory holds them, which costs next to none of it.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        settings = {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
+        if weights:
+            return self.prepare(AutoModelForCausalLM.from_pretrained(self.path, **settings))
+        from accelerate import init_empty_weights
+
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.path), **settings)
+        materialize(model)
+        model.tie_weights()
+        return self.prepare(model.eval())
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
         """Settings of a model that is made already."""
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.float32_head:
+            from mappa.policy.forward import float32_linear
+
+            head = model.get_output_embeddings()
+            head.forward = partial(float32_linear, head)
         return model
 
     def chat(self) -> Chat:
@@ -118,3 +137,20 @@ class Model:
         except OSError:  # the model has no such file
             return []
         return [] if named is None else named if isinstance(named, list) else [named]
+
+
+def materialize(model: torch.nn.Module) -> None:
+    """Replace meta tensors by ones on the CPU that hold anything; ties stay tied."""
+    import torch
+
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None and old.is_meta:
+                if id(old) not in made:
+                    data = torch.empty(old.shape, dtype=old.dtype)
+                    made[id(old)] = torch.nn.Parameter(data, requires_grad=old.requires_grad)
+                module._parameters[name] = made[id(old)]
+        for name, old in module._buffers.items():
+            if old is not None and old.is_meta:
+                module._buffers[name] = torch.empty(old.shape, dtype=old.dtype)

@@ -14,18 +14,22 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from mappa.policy.forward import Policy
-from mappa.ranks import full
+from mappa.ranks import full, sharded_like
 
 
 def shard(policy: Policy, mesh: DeviceMesh) -> None:
-    """Shard each transformer block, and what is left, over the ranks of `mesh`."""
+    """Shard each transformer block, and what is left, over the ranks of `mesh`; the weights are rank 0's."""
     from torch.distributed.fsdp import fully_shard
 
+    whole = {name: parameter.detach() for name, parameter in policy.named_parameters()}
     base = policy.model.get_base_model()
     blocks = set(base._no_split_modules or ())
     for module in [module for module in base.modules() if type(module).__name__ in blocks]:
         fully_shard(module, mesh=mesh)
     fully_shard(policy, mesh=mesh)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            parameter.copy_(sharded_like(whole.pop(name), parameter))
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -55,6 +55,8 @@ class Turn:
     """Those of the frozen base are not judged and not learned."""
     context: float
     said: float
+    ends: bool
+    """The last of its act: its context and words are all tokens of the act, and are learned as one row."""
 
 
 def turns(team: Team, tool_tokens: int, fill: float) -> list[Turn]:
@@ -66,9 +68,9 @@ def turns(team: Team, tool_tokens: int, fill: float) -> list[Turn]:
     found, written = [], 0.0
     for seat, acts in acts_of(team).items():
         agent = team.agents[seat]
-        for _ in range(acts * agent.max_turns):
+        for turn in range(1, acts * agent.max_turns + 1):
             said = fill * agent.max_tokens
-            found.append(Turn(agent.adapter != BASE, PROMPT_TOKENS + written, said))
+            found.append(Turn(agent.adapter != BASE, PROMPT_TOKENS + written, said, turn % agent.max_turns == 0))
             written += said + fill * tool_tokens * bool(agent.tool)
     return found
 
@@ -82,7 +84,7 @@ class Work:
     learning_actions: int
     completion_tokens: int
     trained_tokens: int
-    """Prompt and completion of every action that may be learned, in every pass."""
+    """All tokens of every act that may be learned, in every pass."""
 
 
 def validation_episodes(cfg: DictConfig, problems: int) -> int:
@@ -130,6 +132,6 @@ def update_flops(cfg: DictConfig, sizes: Footprint, episode: Sequence[Turn], tod
     extra = bool(credit.get("beta") or credit.get("kl_in_loss"))  # the reference's forward pass
     extra += bool(credit and cfg.data.updates_per_epoch > 1 and "max_batch" not in cfg.engine)  # of the old
     dense = 2.0 * (2 + again + extra)  # a frozen base has no weight gradients
-    squares = sum((turn.context + turn.said) ** 2 for turn in episode if turn.learns)
+    squares = sum((turn.context + turn.said) ** 2 for turn in episode if turn.learns and turn.ends)
     attention = 2.0 * sizes.attention_width * squares * todo.episodes * cfg.objective.get("passes", 1)
     return todo.trained_tokens * sizes.parameters * dense + attention * (3 + again + extra)

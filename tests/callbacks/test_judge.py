@@ -46,7 +46,7 @@ class Checkpoint:
     def __init__(self):
         self.saved: list[tuple[int, bool]] = []
 
-    def on_train_epoch_end(self, trainer, module):
+    def save(self, trainer, module):
         self.saved.append((trainer.datamodule.epoch, trainer.should_stop))
 
 

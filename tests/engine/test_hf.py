@@ -170,3 +170,29 @@ async def test_a_batch_is_bounded_by_the_tokens_of_its_prompts():
     await asyncio.gather(*(ask(length, seed) for seed, length in enumerate(lengths)))
     assert seen == [[10, 10, 10, 10], [10, 12, 12], [50]]
     await engine.close()
+
+
+async def test_groups_do_not_wait_for_each_other_and_agents_share_batches(adapters: Adapters):
+    """One group's episodes are busy with their kernels; the other's are answered, both agents' in one batch."""
+    seen: list[list[str]] = []
+
+    class Seen(HFEngine):
+        def _generate(self, batch):
+            seen.append([request.agent for request in batch])
+            return super()._generate(batch)
+
+    engine = Seen()
+    engine.attach(adapters, MODEL.chat(), MODEL.path)
+
+    async def ask(agent: str, group: int, before_s: float) -> Completion:
+        async with engine.lane(group):
+            await asyncio.sleep(before_s)
+            return await engine.generate(agent, prompts(1)[0], Sampling(4, seed=1))
+
+    slow = asyncio.create_task(ask("solver", 1, 3600.0))
+    async with asyncio.timeout(60):
+        await asyncio.gather(ask("solver", 0, 0.0), ask("verifier", 0, 0.1), ask("solver", 0, 0.2))
+    assert seen == [["solver", "solver", "verifier"]]
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    await engine.close()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from mappa.engine.base import BaseEngine
+from mappa.engine.base import BaseEngine, Completion, Sampling
+from mappa.engine.hf import HFEngine
 from mappa.play import rollout
+from mappa.play.agent import Agent
 from mappa.types import Grade, Task
 
 
@@ -46,3 +50,45 @@ async def test_nothing_that_a_grader_raises_ends_the_run(monkeypatch: pytest.Mon
     assert episodes["slow"].error == "grading took longer than 0.5 s"
     assert episodes["huge"].error.startswith("the grader failed: MemoryError")
     assert all(episodes[name].grade is None for name in ("bad", "slow", "huge"))
+
+
+class Kernels(Echo):
+    """Two seats that run code, so episodes are played in two groups; how long each takes is a matter of chance."""
+
+    agents: dict = {"coder": Agent("coder", "codes", prompt="", max_tokens=4, tool=True)}  # noqa: RUF012
+
+    async def play(self, scene) -> str:
+        await asyncio.sleep(random.random() / 50)
+        await scene.engine.generate("coder", (scene.seed,), None)
+        return scene.task.question
+
+
+async def test_who_shares_a_batch_does_not_depend_on_timing():
+    """Bit for bit: in a lockstep engine the make-up of every batch is that of the jobs."""
+
+    class Lockstep(HFEngine):
+        def __init__(self):
+            super().__init__()
+            self.batches = set()
+            self._adapters = SimpleNamespace(mixes=True)
+            self.context_length = 100
+
+        async def generate(self, agent, prompt_ids, sampling):
+            return await super().generate(agent, prompt_ids, Sampling(1))
+
+        def _generate(self, batch):
+            self.batches.add(tuple(request.prompt_ids[0] for request in batch))
+            time.sleep(random.random() / 50)
+            return [Completion((1,), (0.0,), "stop", 0)] * len(batch)
+
+    found = []
+    for _ in range(2):
+        engine = Lockstep()
+        played = rollout.Rollout(Kernels(), Moody(), engine, None, None, concurrency=6, tool_tokens=100)
+        jobs = [[rollout.Job(str(i), Task(str(i), str(i)), i)] for i in range(22)]
+        assert len(await played.collect(jobs, "train", (), 1.0, 1.0)) == 22
+        await engine.close()
+        found.append(engine.batches)
+    assert found[0] == found[1]
+    assert all(len({seed % 2 for seed in batch}) == 1 for batch in found[0]), "groups share no batch"
+    assert len(found[0]) >= 8

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mappa.checkpoint import check_adapters
 from mappa.config import ASSETS
-from mappa.errors import CheckpointError
+from mappa.errors import CheckpointError, ConfigError
 from mappa.policy.lora import Adapters
 from mappa.policy.model import Model
 from mappa.types import BASE
@@ -99,6 +99,51 @@ def test_the_base_acts_whatever_was_selected(adapters: Adapters):
     assert not torch.allclose(logits(adapters.model), base), "the one selected before acts again"
     with adapters.acting("solver"):
         assert not torch.allclose(logits(adapters.model), base)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_rows_of_several_agents_share_a_pass(checkpointing: bool):
+    """Words and gradients are those of a pass for each agent, the base's rows among them."""
+    base = Model(str(ASSETS / "tiny"), "float32", gradient_checkpointing=checkpointing).load()
+    adapters = Adapters(base, AGENTS, rank=4, alpha=8, seed=1)
+    adapters.model.train()
+    perturb(adapters)
+    speakers = (("executor", 2), (BASE, 1), ("solver", 3))
+    ids_BT = torch.randint(3, 60, (6, 12), generator=torch.Generator().manual_seed(0))
+
+    def gradients(logits: torch.Tensor) -> list[torch.Tensor | None]:
+        logits.square().mean().backward()
+        found = [p.grad for agent in AGENTS for p in adapters.parameters(agent)]
+        adapters.model.zero_grad()
+        return found
+
+    adapters.select_rows(speakers)
+    together = adapters.model(input_ids=ids_BT).logits
+    ours = gradients(together)
+    adapters.select_rows(speakers)
+    alone = []
+    for (agent, _), part_BT in zip(speakers, ids_BT.split([2, 1, 3]), strict=True):
+        adapters.select(agent)
+        alone.append(adapters.model(input_ids=part_BT).logits)
+        if agent != BASE:
+            (alone[-1].square().sum() / together.numel()).backward()
+    theirs = [p.grad for agent in AGENTS for p in adapters.parameters(agent)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert [g is None for g in ours] == [g is None for g in theirs]
+    assert any(g is None for g in theirs), "the verifier did not act"
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine is not None:
+            assert (mine - other).norm() <= 1e-6 * max(1.0, other.norm().item())
+
+
+def test_layers_that_do_not_see_whole_rows_are_not_shared(adapters: Adapters):
+    layer = adapters.base.model.layers[0].mlp.up_proj
+    adapters.select("solver")
+    layer(torch.ones(6, 128))
+    assert not adapters.mixes
+    adapters.select_rows((("solver", 1), ("verifier", 1)))
+    with pytest.raises(ConfigError, match="cannot share a forward pass"):
+        logits(adapters.model)
 
 
 def test_reset_restores_the_creation_bit_for_bit(adapters: Adapters):

@@ -1,0 +1,1 @@
+"""What generation, update, judge and a whole epoch take, measured: `python -m mappa.bench`."""

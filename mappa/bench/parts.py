@@ -1,0 +1,219 @@
+"""The measurements, each a table: case -> numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mappa.bench.shapes import Setting
+from mappa.engine.base import BaseEngine, Completion, Sampling
+from mappa.engine.hf import HFEngine
+from mappa.learn.batch import Row, acts, collate, computed_tokens, cut_micro_batches, parts
+from mappa.learn.loss import LossConfig, policy_loss
+from mappa.learn.policies import Old, TeamPolicies
+from mappa.policy.forward import Policy
+from mappa.policy.lora import Adapters
+from mappa.types import Action, Sample, StopReason
+
+AGENTS = tuple(f"agent{number}" for number in range(8))
+CONTEXTS = (16, 64, 256, 1024, 4096, 16384)
+Numbers = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What the hf engine needs of a chat."""
+
+    stop_ids: tuple[int, ...] = (2,)
+    pad_id: int = 0
+
+
+# ---------------------------------------------------------------------- engine
+def engine(setting: Setting) -> Numbers:
+    """48 requests of 64 tokens each, for 1 to 8 agents; sampled until a budget of 32 tokens."""
+    found: Numbers = {}
+    adapters = setting.adapters(AGENTS)
+    for count in (1, 2, 4, 8):
+        said = 0
+
+        def work(count: int = count) -> None:
+            nonlocal said
+            said = sum(len(one.token_ids) for one in asyncio.run(_sample(adapters, AGENTS[:count], 48)))
+
+        numbers = setting.time(work)
+        found[f"{count} agents"] = numbers | {"tokens": said, "tokens/s": said / numbers["seconds"]}
+    return found
+
+
+async def _sample(adapters: Adapters, agents: Sequence[str], requests: int) -> list[Completion]:
+    made, rng = HFEngine(), random.Random(0)
+    made.attach(adapters, Ids(), "")
+
+    async def ask(index: int) -> Completion:
+        prompt_ids = [rng.randrange(3, 300) for _ in range(64)]
+        async with made.lane():
+            return await made.generate(agents[index % len(agents)], prompt_ids, Sampling(32, seed=index))
+
+    try:
+        return await asyncio.gather(*(ask(index) for index in range(requests)))
+    finally:
+        await made.close()
+
+
+# ---------------------------------------------------------------------- update
+def update(setting: Setting) -> Numbers:
+    """Loss and gradients of about as many tokens in every case; a step of the optimizer is left out."""
+    found: Numbers = {}
+    adapters = setting.adapters(AGENTS)
+    policies = TeamPolicies(Policy(adapters, 1.0, 1024), adapters, 0, setting.tokens, 1.0, lambda: Old.NOT_NEEDED)
+    limit = min(setting.tokens, adapters.base.config.max_position_embeddings)
+    row = min(128, limit)
+    for count in (1, 2, 4, 8):
+        found[f"{count} agents"] = _update(setting, policies, rows(setting.tokens // row, row, 1, AGENTS[:count]))
+    one_by_one = rows(setting.tokens // row, row, 1, AGENTS)
+    found["8 agents, a pass each"] = _update(setting, policies, one_by_one, mix=False)
+    for turns in (1, 2, 4, 8):
+        made = rows(max(1, setting.tokens // limit), limit, turns, AGENTS[:1])
+        found[f"{turns} turns an act"] = _update(setting, policies, made)
+        if turns == 8:
+            alone = [Row(r.sample, r.advantages, group=r.sample.action.id) for r in made]
+            found["8 turns, a row each"] = _update(setting, policies, alone)
+    for length in (length for length in CONTEXTS if length <= limit):
+        made = rows(setting.tokens // length, length, 1, AGENTS[:3])
+        found[f"context {length}"] = _update(setting, policies, made)
+    return found
+
+
+def rows(count: int, length: int, turns: int, agents: Sequence[str]) -> list[Row]:
+    """So many acts of `length` tokens, of which each turn's second half was said by the agent."""
+    rng, made, each = random.Random(0), [], max(2, length // turns)
+    for index in range(count):
+        ids = [rng.randrange(3, 300) for _ in range(each * turns)]
+        for turn in range(turns):
+            start, end = turn * each + each // 2, (turn + 1) * each
+            said = tuple(ids[start:end])
+            action = Action(
+                f"{index:06d}/{turn}",
+                agents[index % len(agents)],
+                *("", turn, (), tuple(ids[:start]), said, (-1.0,) * len(said)),
+                *(StopReason.STOP, "", 0),
+            )
+            made.append(Row(Sample(action, "", "", 1.0), torch.ones(len(said))))
+    return made
+
+
+def _update(setting: Setting, policies: TeamPolicies, rows: Sequence[Row], mix: bool = True) -> dict[str, float | None]:
+    size = sum(len(row.advantages) for row in rows)
+    needed = sum(act[-1].length for act in acts([Row(row.sample, row.advantages) for row in rows]))
+    micro = cut_micro_batches(rows, setting.tokens, mix=mix)
+
+    def work() -> None:
+        for part in micro:
+            batch = collate(part, 0)
+            logprobs_N, _ = policies.forward(batch)
+            losses = []
+            for _, where, mine in parts(batch):
+                mask_BT = mine.loss_mask_BT[:, 1:] != 0
+                weights = mine.advantages_BT[:, 1:][mask_BT].to(logprobs_N.device)
+                now = logprobs_N[where]
+                losses.append(
+                    policy_loss(now, now.detach(), now.detach(), weights, torch.ones_like(now), size, LossConfig())[0]
+                )
+            torch.stack(losses).sum().backward()
+        policies.adapters.model.zero_grad()
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    numbers = setting.time(work)
+    computed = computed_tokens(micro)
+    return {
+        "needed": needed,
+        "computed/needed": computed / needed,
+        **numbers,
+        "tokens/s": needed / numbers["seconds"],
+        "TFLOP": counter.get_total_flops() / 1e12,
+        "share of peak": setting.share_of_peak(counter.get_total_flops(), numbers["seconds"]),
+    }
+
+
+# ---------------------------------------------------------------------- epoch
+def epoch(setting: Setting) -> Numbers:
+    """The second epoch of a quickstart: the first one also loads things. `needed` and `computed` are its update's."""
+    del setting  # it is the quickstart as it is
+    return {"quickstart, 48 episodes": quickstart_epoch()}
+
+
+def quickstart_epoch(*words: str) -> dict[str, float | None]:
+    """Seconds by phase of the quickstart's second epoch; validation is left out."""
+    from lightning import Callback
+
+    from mappa.config import compose, make, register_resolvers
+    from mappa.train import build, cheap_parts, prepare
+
+    class Watch(Callback):
+        """Told before the next epoch's rollout, and after all other work of an epoch."""
+
+        def __init__(self) -> None:
+            self.marks: list[tuple[float, float]] = []
+            self.phases: dict[str, float] = {}
+            self.said = 0
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.marks.append((time.monotonic(), time.process_time()))
+            self.phases = {phase: round(seconds, 3) for phase, seconds in trainer.datamodule.seconds.items()}
+            self.said = sum(len(episode.own) for episode in trainer.datamodule.episodes)
+            self.tokens = dict(pl_module.tokens)
+            pl_module.tokens.clear()
+
+    register_resolvers()
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = compose(["+experiment=quickstart", f"paths.run={folder}", f"paths.outputs={folder}", *words])
+        prepare(cfg)
+        data, module = build(cfg, cheap_parts(cfg))
+        watch = Watch()
+        try:
+            callbacks = [make(cfg.callbacks.judge, _convert_="all"), watch]
+            settings = {"max_epochs": 2, "enable_checkpointing": False}
+            make(cfg.trainer, callbacks=callbacks, logger=False, **settings).fit(module, data)
+        finally:
+            data.close()
+        assert not list(Path(folder).glob("checkpoints"))
+    (wall, cpu), (wall_after, cpu_after) = watch.marks
+    return {
+        "seconds": wall_after - wall,
+        "processor seconds": cpu_after - cpu,
+        "completions": watch.said,
+        "needed": watch.tokens["needed"],
+        "computed/needed": watch.tokens["computed"] / watch.tokens["needed"],
+        **watch.phases,
+    }
+
+
+# ---------------------------------------------------------------------- judge
+class _Slow(BaseEngine):
+    """Takes 1 s an action, as many at once as are asked for."""
+
+    context_length = 4096
+    shares_weights = takes_weights = False
+
+    async def generate(self, agent: str, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        await asyncio.sleep(1.0)
+        return Completion((5,), (0.0,), StopReason.STOP, 0)
+
+
+def judge(setting: Setting) -> Numbers:
+    """Four seats that speak for 1 s each, and a judge that takes 1 s: 5 s at best, one judge call after the last."""
+    del setting
+    from mappa.bench.judging import judged_rollout
+
+    alone, both = judged_rollout(_Slow(), seconds=0.0), judged_rollout(_Slow(), seconds=1.0)
+    return {"no judge": {"seconds": alone, "ideal": 4.0}, "a judge of 1 s": {"seconds": both, "ideal": 5.0}}
