@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mappa.errors import ConfigError
+from mappa.errors import ConfigError, MappaError
 from mappa.report.page import model_pieces, stamp, write_page
 from mappa.report.records import read_run
 
@@ -46,14 +46,19 @@ def server(page: LivePage, port: int) -> ThreadingHTTPServer:
             if name not in (HOST, "localhost"):  # another site's name that was made to lead here
                 self.send_error(403)
             elif self.path == "/":
-                self._send(page.html(), "text/html; charset=utf-8")
+                try:
+                    self._send(page.html(), "text/html; charset=utf-8")
+                except MappaError as error:  # the run has just written what was read
+                    self._send(str(error).encode(), "text/plain", 503)
             elif self.path == "/stamp":
                 self._send(page.stamp().encode(), "text/plain")
             else:
                 self.send_error(404)
 
-        def _send(self, body: bytes, kind: str) -> None:
-            self.send_response(200)
+        def _send(self, body: bytes, kind: str, status: int = 200) -> None:
+            self.send_response(status)
+            if status != 200:
+                self.send_header("Refresh", "1")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")

@@ -66,14 +66,16 @@ class Row:
         """The stored episode.
 
         Raises:
-            ConfigError: the file has changed meanwhile.
+            ConfigError: the file has been written anew meanwhile.
         """
         with self.file.open("rb") as file:
             file.seek(self.offset)
             try:
                 found = json.loads(file.readline())
-            except ValueError as error:
-                raise ConfigError(f"{self.file} has changed while it was read; try again") from error
+            except ValueError:
+                found = {}
+        if found.get("id") != self.id:
+            raise ConfigError(f"{self.file} was written anew while it was read; try again")
         return found
 
 
