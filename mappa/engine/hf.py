@@ -101,7 +101,8 @@ class HFEngine(BaseEngine):
 
     async def _dispatch(self) -> None:
         """Serve everything that is pending, one batch after the other, then answer all at once."""
-        requests, self._pending = self._pending, []
+        requests = [request for request in self._pending if not request.future.done()]  # nobody waits for the others
+        self._pending = []
         loop = asyncio.get_running_loop()
         results: list[tuple[_Request, Completion]] = []
         try:
@@ -118,6 +119,7 @@ class HFEngine(BaseEngine):
         for request, completion in results:
             if not request.future.done():
                 request.future.set_result(completion)
+        self._dispatch_when_full()  # without lanes (a server) requests come at any time
 
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
         """Per adapter, similar prompt lengths together; independent of the order in which requests arrived."""
