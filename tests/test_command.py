@@ -16,7 +16,7 @@ from tests.conftest import REPO
 
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "sklearn", "vllm"}
 Server = Callable[[str], tuple[int, str, list[str], list[str]]]
-COMMANDS = ("train", "evaluate", "compare", "plan", "report", "tiny")
+COMMANDS = ("train", "evaluate", "compare", "plan", "report", "serve", "ask", "export", "tiny")
 
 
 def command(name: str, *words: str) -> tuple[int, str, list[str], set[str]]:
