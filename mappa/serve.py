@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping
 
@@ -76,6 +77,10 @@ def serve(argv: list[str]) -> None:
     key, host, port = os.environ.get(KEY) or None, words["host"], int(words["port"])
     if key is None and host not in LOOPBACK:
         log.warning("host=%s without a key: whoever reaches it can use it, and run code; set %s", host, KEY)
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ConfigError(f"host={host} port={port}: {error.strerror or error}; take another") from error
     app = make_app(
         lambda: served(found),
         Limits(int(words["limit"]), float(words["timeout"])),

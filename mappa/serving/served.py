@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mappa.checkpoint import check_adapters
-from mappa.config import make
+from mappa.config import check, make
 from mappa.engine.base import Completion, Engine, Sampling
 from mappa.errors import ConfigError, EngineError
 from mappa.play.rollout import adapters_of
@@ -235,6 +235,7 @@ def check_stored(found: Stored) -> None:
         MappaError: one line that says what is wrong.
     """
     cfg = found.cfg
+    check(cfg)
     model, team = make(cfg.model), make(cfg.team, _convert_="all")
     model.check()
     check_adapters(found.adapters, adapters_of(team), cfg.lora, cfg.model.path)

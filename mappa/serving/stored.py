@@ -12,10 +12,9 @@ from mappa.errors import ConfigError
 
 TEAM = "team.yaml"
 """In an exported folder: what the team is made of."""
-_RESOLVED = ("name", "seed", "threads", "team", "sandbox", "lora", "engine")
-_AS_WRITTEN = ("model", "task", "paths")
+_RESOLVED = ("name", "seed", "threads", "team", "sandbox", "lora", "engine", "data")
+_AS_WRITTEN = ("model", "task")
 """Their paths may be of the package, or of the run."""
-_DATA = ("tool_tokens", "temperature", "top_p", "concurrency")
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ def stored(folder: str | Path, checkpoint: str = "last") -> Stored:
 def team_config(found: Stored) -> DictConfig:
     """What of a run's configuration it takes to let the team act; `stored` reads it back."""
     cfg = found.cfg
-    kept = {key: OmegaConf.to_container(cfg, resolve=False)[key] for key in _AS_WRITTEN}
+    as_written = OmegaConf.to_container(cfg, resolve=False)
+    kept = {key: as_written[key] for key in _AS_WRITTEN}
     for key in _RESOLVED:
         value = OmegaConf.select(cfg, key)
         kept[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    kept["data"] = {key: cfg.data[key] for key in _DATA}
-    kept["paths"] = {"run": None, "outputs": None}
-    return OmegaConf.create({"epoch": found.epoch, **kept})
+    kept["data"] |= {"folder": None, "stored": None}
+    return OmegaConf.create({"epoch": found.epoch, **kept, "paths": {"run": None, "outputs": None}})

@@ -244,3 +244,18 @@ def test_a_dialogue_is_served_with_its_partners_views(untrained):
         first = reply.model_extra["trajectory"][0][0]
         assert views[first["seat"]] in first["messages"][-1]["content"]
         assert len({action["seat"] for action in reply.model_extra["trajectory"][0]}) == 2
+
+
+@pytest.mark.vllm
+def test_vllm_serves_the_same_team(untrained):
+    from mappa.engine.vllm import VLLMEngine
+
+    folder = untrained("quickstart")
+    engine = VLLMEngine(dtype="float32", max_num_seqs=8, kv_cache_gib=0.25, enforce_eager=True, context_length=256)
+    greedy = {"temperature": 0, "extra_body": {"trajectory": True}}
+    with serving(folder, engine=engine) as endpoint:
+        theirs = ask(endpoint.client(), **greedy).model_extra["trajectory"]
+        assert ask(endpoint.client(), "solver", temperature=0).choices[0].message.content == theirs[0][0]["text"]
+    with serving(folder) as endpoint:
+        ours = ask(endpoint.client(), **greedy).model_extra["trajectory"]
+    assert [action["completion_ids"] for action in theirs[0]] == [action["completion_ids"] for action in ours[0]]
