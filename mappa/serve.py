@@ -22,13 +22,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from mappa.command import help_text, run_guarded, split, wants_help
 from mappa.config import register_resolvers
 from mappa.errors import ConfigError
 from mappa.evaluate import override
-from mappa.serving.served import check_stored, served
+from mappa.serving.served import ServedTeam, check_stored, served
 from mappa.serving.stored import Stored, stored
 
 KEY = "MAPPA_API_KEY"
@@ -82,13 +83,19 @@ def serve(argv: list[str]) -> None:
     except OSError as error:
         raise ConfigError(f"host={host} port={port}: {error.strerror or error}; take another") from error
     app = make_app(
-        lambda: served(found),
+        lambda: _announced(found, f"http://{host}:{port}/v1"),
         Limits(int(words["limit"]), float(words["timeout"])),
         key,
         LOOPBACK if host in LOOPBACK else ("*",),
     )
-    print(f"http://{host}:{port}/v1, model=team (Ctrl-C ends it)", flush=True)  # noqa: T201 command-line output
     uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+@asynccontextmanager
+async def _announced(found: Stored, address: str) -> AsyncIterator[ServedTeam]:
+    async with served(found) as team:
+        print(f"{address}, model=team (Ctrl-C ends it)", flush=True)  # noqa: T201 command-line output
+        yield team
 
 
 def main() -> None:

@@ -22,22 +22,15 @@ from omegaconf import OmegaConf
 from mappa.errors import MappaError
 from mappa.export import export
 from mappa.serving.card import base_of, licence_of, serve_line
-from mappa.train import train
-from tests.conftest import REPO, compose_config, write_hydra_folder
+from tests.conftest import REPO
 from tests.judge.test_vllm_server import wait_until_healthy
 
 AGENTS = ["solver", "executor", "verifier"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short real run whose agents have moved away from the base."""
-    folder = tmp_path_factory.mktemp("export") / "run"
-    words = ["+experiment=quickstart", "+debug=fast", "module.learning_rate=0.01", "seed=1"]
-    cfg = compose_config(words, folder)
-    write_hydra_folder(cfg, folder)
-    train(cfg)
-    return folder
+def run(short_run: Path) -> Path:
+    return short_run
 
 
 @pytest.fixture(scope="module")

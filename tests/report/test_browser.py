@@ -16,9 +16,7 @@ import pytest
 
 from mappa.report.__main__ import report
 from mappa.report.live import LivePage, server
-from mappa.train import train
 from mappa.types import Task
-from tests.conftest import write_hydra_folder
 from tests.report.conftest import BROKE, OK, episode
 
 if TYPE_CHECKING:
@@ -64,11 +62,8 @@ def listed(page: Page) -> list[str]:
     return page.eval_on_selector_all("#episodes a", "all => all.map(a => decodeURIComponent(a.hash.slice(1)))")
 
 
-def test_a_real_run_leaves_a_page_with_its_curve_and_episodes(browser, mini, tmp_path):
-    folder = tmp_path / "run"
-    cfg = mini(folder=folder)
-    write_hydra_folder(cfg, folder)
-    train(cfg)
+def test_a_real_run_leaves_a_page_with_its_curve_and_episodes(browser, short_run):
+    folder = short_run
     with opened(browser, f"file://{folder}/report.html") as page:
         assert page.locator("h1").inner_text() == "quickstart"
         assert page.locator("#chart-curve .scatterlayer .trace").count() == 4, "accuracy, and three rewards"
