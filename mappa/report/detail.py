@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -102,18 +103,22 @@ def later_failures(episode: Mapping[str, Any]) -> dict[str, str]:
 def token_pieces(decode: Callable[[list[int]], str]) -> Pieces:
     """By what each token adds to the one before; those that end within a character are joined with the next."""
 
+    @functools.cache
+    def added(before: tuple[int, ...], group: tuple[int, ...]) -> str:
+        return decode([*before, *group])[len(decode(list(before))) :]
+
     def pieces(ids: Sequence[int]) -> list[str]:
         texts: list[str] = []
-        before: list[int] = []
-        group: list[int] = []
+        before: tuple[int, ...] = ()
+        group: tuple[int, ...] = ()
         for index, token in enumerate(ids):
-            group.append(token)
-            text = decode(before + group)[len(decode(before)) :]
+            group = (*group, token)
+            text = added(before, group)
             if text.endswith("\ufffd") and len(group) < _LONGEST_CHARACTER and index + 1 < len(ids):
                 texts.append("")
                 continue
             texts.append(text)
-            before, group = group, []
+            before, group = group, ()
         return texts
 
     return pieces

@@ -85,7 +85,7 @@ def _pack(run: Run, pieces: Pieces | None) -> tuple[list[Row], list[str]]:
 def pack(value: Any) -> str:
     """JSON, compressed, in base64: no character of it means anything to HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(errors="replace"), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(errors="replace"), 6, mtime=0)).decode()
 
 
 def _listed(run: Run, shown: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -169,4 +169,4 @@ def _plotly() -> str:
     """The charting library's own script, packed as the episodes are."""
     from plotly.offline import get_plotlyjs
 
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()
