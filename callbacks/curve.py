@@ -49,7 +49,7 @@ class CurveCallback(Callback):
             spent = {"tokens": [(result.epoch, result.tokens) for result in results]}
             below = spent | {key: [(r["epoch"], r[key]) for r in diversity if key in r] for key in _BELOW}
             scatter = {k: [(r[k], r["debate"]["mean"]) for r in diversity if k in r] for k in _BELOW}
-            self._path.write_text(draw(self._title, trainer.max_epochs, lines, accuracies, below, scatter))
+            draw(self._path, self._title, trainer.max_epochs, lines, accuracies, below, scatter)
 
     def _rewards_and_votes(self, diversity: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
         lines = {f"{a} reward": [(e + 0.5, value) for e, value in points] for a, points in self._rewards.items()}

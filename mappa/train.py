@@ -124,9 +124,13 @@ def train(cfg: DictConfig) -> Path:
         if checkpoint is not None:
             OmegaConf.save(cfg, Path(cfg.paths.run) / ".hydra" / f"resumed-{checkpoint.name}.yaml")
         none = {"limit_train_batches": 0} if cfg.trainer.max_epochs == 0 else {}  # else an epoch would be played
-        trainer = make(cfg.trainer, callbacks=callbacks, logger=make(cfg.logger), **none)
+        loggers = [make(logger) for logger in (cfg.get("logger") or {}).values()]
+        trainer = make(cfg.trainer, callbacks=callbacks, logger=loggers, **none)
         with peers():
             trainer.fit(module, data, ckpt_path=checkpoint / "trainer.ckpt" if checkpoint else None, weights_only=False)
+        for run in [logger.experiment for logger in loggers]:
+            if hasattr(run, "finish"):
+                run.finish()  # else the next job of this process would go on with it
     finally:
         data.close()
     return Path(cfg.paths.run)

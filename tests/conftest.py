@@ -53,6 +53,19 @@ def mini(tmp_path: Path) -> Callable[..., DictConfig]:
     return make
 
 
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real run, of seconds, whose agents have moved away from the base; for reading only."""
+    from mappa.train import train
+
+    folder = tmp_path_factory.mktemp("short") / "run"
+    words = ["+experiment=quickstart", "+debug=fast", "module.learning_rate=0.01", "seed=1"]
+    cfg = compose_config(words, folder)
+    write_hydra_folder(cfg, folder)
+    train(cfg)
+    return folder
+
+
 def make_action(
     agent: str = "solver",
     completion: int = 3,

@@ -16,7 +16,7 @@ from tests.conftest import REPO
 
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "sklearn", "vllm"}
 Server = Callable[[str], tuple[int, str, list[str], list[str]]]
-COMMANDS = ("train", "evaluate", "compare", "plan", "tiny")
+COMMANDS = ("train", "evaluate", "compare", "plan", "report", "serve", "ask", "export", "tiny")
 
 
 def command(name: str, *words: str) -> tuple[int, str, list[str], set[str]]:
@@ -33,7 +33,9 @@ import importlib, json, os, sys, tempfile
 from mappa.command import run_guarded
 
 unwanted = set(sys.argv[1:])
-commands = {name: importlib.import_module(f"mappa.{name}") for name in ("train", "evaluate", "compare", "plan")}
+names = ("train", "evaluate", "compare", "plan", "serve", "ask", "export")
+commands = {name: importlib.import_module(f"mappa.{name}") for name in names}
+commands["report"] = importlib.import_module("mappa.report.__main__")
 for line in sys.stdin:
     name, *words = json.loads(line)
     out, err, heavy = (tempfile.TemporaryFile("w+") for _ in range(3))
@@ -165,6 +167,16 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("evaluate run=/no/run", "/no/run is not a run folder"),
         ("evaluate run=/no/run limit=0", "limit=0 must be a whole number of at least 1"),
         ("compare one", "say which two"),
+        ("train +experiment=quickstart logger=tensorbord", "Could not find 'logger/tensorbord' Available options"),
+        ("report", "say which run: python -m mappa.report run=outputs/NAME/TIME"),
+        ("report run=/no/run", "/no/run is not a run folder"),
+        ("report run=/no/run wiht=x", "unknown word 'wiht=x'"),
+        ("serve", "say which team: python -m mappa.serve run=outputs/NAME/TIME"),
+        ("serve run=/no/run", "/no/run is not a run folder"),
+        ("ask run=/no/run question", "/no/run is not a run folder"),
+        ("ask question", 'say which team: python -m mappa.ask run=outputs/NAME/TIME "question"'),
+        ("export", "say what and where: python -m mappa.export run=outputs/NAME/TIME to=FOLDER"),
+        ("export run=/no/run to=x", "run=/no/run: there is no such folder"),
     ],
 )
 def test_a_refusal_is_one_line_before_anything_heavy(server: Server, words: str, message: str):

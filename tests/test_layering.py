@@ -20,17 +20,9 @@ LAYERS = [
     {"mappa.play"},
     {"mappa.team", "mappa.report"},
     {"mappa.objective", "mappa.learn"},
-    {"callbacks"},
-    {
-        "mappa.checks",
-        "mappa.train",
-        "mappa.evaluate",
-        "mappa.compare",
-        "mappa.plan",
-        "mappa.lab",
-        "mappa.bench",
-        "mappa.tiny",
-    },
+    {"callbacks", "mappa.serving"},
+    {"mappa.checks", "mappa.train", "mappa.evaluate", "mappa.compare", "mappa.plan", "mappa.lab", "mappa.tiny"}
+    | {"mappa.serve", "mappa.ask", "mappa.export", "mappa.bench"},
 ]
 """Low to high: a module imports its own layer and those before it."""
 TOP = {"pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"} | {

@@ -114,7 +114,8 @@ class HFEngine(BaseEngine):
 
     async def _dispatch(self, group: _Group) -> None:
         """Serve everything that is pending in a group, one batch after the other, then answer all at once."""
-        requests, group.pending = group.pending, []
+        requests = [request for request in group.pending if not request.future.done()]  # nobody waits for the others
+        group.pending = []
         loop = asyncio.get_running_loop()
         results: list[tuple[_Request, Completion]] = []
         try:
@@ -131,6 +132,7 @@ class HFEngine(BaseEngine):
         for request, completion in results:
             if not request.future.done():
                 request.future.set_result(completion)
+        self._dispatch_when_full(group)  # without lanes (a server) requests come at any time
 
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
         """Similar prompt lengths together, and in a batch each agent's; whatever order requests arrived in."""

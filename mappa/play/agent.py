@@ -54,11 +54,11 @@ class Agent:
         self.name = name
         self.adapter = name if adapter is None else adapter
         self.role = role
+        self.system = system
         self.prompt = prompt
         self.reply = reply
         self.max_tokens = max_tokens
         self.artifacts = tuple(artifacts)
-        self._system = system
         self.max_turns = max_turns
         self.tool = tool
         self._observation = observation
@@ -91,7 +91,7 @@ class Agent:
         text = fill(self.prompt if after is None else self.reply, values)
         plain, said = Message("user", text), Message("user", f"{text}\n\n{hint}" if hint else text)
         if after is None:
-            system = Message("system", self._system)
+            system = Message("system", self.system)
             return (
                 (system, said),
                 scene.chat.render((system, said)),
