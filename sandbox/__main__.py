@@ -7,8 +7,8 @@ import asyncio
 import logging
 import sys
 
-from sandbox.command_line import bench, doctor, self_check
-from sandbox.provisioners.choice import PROVISIONERS
+from sandbox.isolation import IsolationLevel
+from sandbox.proof.command_line import bench, doctor, self_check
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,15 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     speed = commands.add_parser("bench", help="measure starts, round trips and memory")
     speed.add_argument("--kernels", type=int, default=64, help="sessions at once (default: %(default)s)")
     for command in (check, speed):
-        command.add_argument("--provisioner", choices=["auto", *PROVISIONERS], default="auto")
+        command.add_argument("--level", choices=["auto", *reversed(IsolationLevel)], default="auto")
     options = parser.parse_args(arguments)
     logging.getLogger("sandbox").setLevel(logging.ERROR)
     if options.command == "doctor":
         work = doctor()
     elif options.command == "self-check":
-        work = self_check(options.provisioner)
+        work = self_check(options.level)
     else:
-        work = bench(options.provisioner, options.kernels)
+        work = bench(options.level, options.kernels)
     return asyncio.run(work)
 
 

@@ -142,7 +142,7 @@ def run(policy: KernelPolicy) -> None:
     BoundedSession.blob_bytes = policy.message_bytes // 2
     os.chdir(policy.working_dir)
     sys.argv = ["kernel"]
-    sys.path.insert(0, "")
+    sys.path.append("")  # last: a file of the workspace must not stand in for a module the kernel needs
     app = SandboxKernelApp.instance(config=_config(policy))
     app.initialize([])
     for stream in (sys.stdout, sys.stderr):

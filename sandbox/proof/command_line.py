@@ -11,14 +11,14 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 
-from sandbox.checks import CHECKS, SYSCALLS
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.landlock import available_abi
 from sandbox.kernel.supervisor import descendants
-from sandbox.planted import planted
 from sandbox.pool import KernelPool
-from sandbox.provisioners.choice import PROVISIONERS, describe
+from sandbox.proof.checks import CHECKS, SYSCALLS
+from sandbox.proof.planted import planted
+from sandbox.provisioners.choice import WAYS, describe
 from sandbox.session import KernelSession
 from sandbox.watchdog import proportional
 
@@ -35,25 +35,25 @@ async def doctor() -> int:
     """Start one kernel of every kind."""
     print(f"{platform.platform()}, uid {os.geteuid()}, landlock ABI {available_abi()}\n")
     best: IsolationLevel | None = None
-    for name, provisioner in PROVISIONERS.items():
-        pool = KernelPool(provisioner=name, warm=0, preload=(), allow_unsafe=True)
+    for level in WAYS:
+        pool = KernelPool(level=level, warm=0, preload=(), allow_unsafe=True)
         try:
             async with pool, pool.session() as session:
                 works = (await session.execute("1 + 1")).result == "2"
                 best = best or pool.level
-                print(f"{name:16} {'works' if works else 'FAILS':6} level {pool.level}: {describe(pool.level)}")
+                print(f"{level:10} {'works' if works else 'FAILS':6} {describe(level)}")
         except SandboxUnavailableError as error:
-            print(f"{name:16} {'no':6} level {provisioner.level}: {error}")
+            print(f"{level:10} {'no':6} {error}")
     print(f"\nBest level here: {best}.")
     if best is not IsolationLevel.NAMESPACE:
         print(_HINTS)
     return 0 if best not in (None, IsolationLevel.NONE) else 1
 
 
-async def self_check(provisioner: str) -> int:
-    """Every attempt of `sandbox.checks` in one session."""
+async def self_check(level: str) -> int:
+    """Every attempt of `sandbox.proof.checks` in one session."""
     escaped = 0
-    pool = KernelPool(provisioner=provisioner, warm=0, preload=(), allow_unsafe=True)
+    pool = KernelPool(level=level, warm=0, preload=(), allow_unsafe=True)
     async with pool, pool.session() as session, pool.session() as other:
         print(pool.statement)
         with planted(session, other) as bait:
@@ -68,10 +68,10 @@ async def self_check(provisioner: str) -> int:
     return 1 if escaped else 0
 
 
-async def bench(provisioner: str, kernels: int) -> int:
-    """Starts, round trips and memory of one provisioner."""
+async def bench(level: str, kernels: int) -> int:
+    """Starts, round trips and memory of one level."""
     started = time.perf_counter()
-    pool = KernelPool(provisioner=provisioner, warm=0, max_kernels=kernels, allow_unsafe=True)
+    pool = KernelPool(level=level, warm=0, max_kernels=kernels, allow_unsafe=True)
     async with pool:
         print(pool.statement)
         print(f"pool ready, libraries imported: {time.perf_counter() - started:.2f} s")
@@ -99,7 +99,7 @@ async def bench(provisioner: str, kernels: int) -> int:
             print(f"executions over all: {10 * kernels / (time.perf_counter() - began):.0f} per second")
             began = time.perf_counter()
         print(f"all closed: {time.perf_counter() - began:.2f} s")
-    async with KernelPool(provisioner=provisioner, warm=1, preload=(), allow_unsafe=True) as pool:
+    async with KernelPool(level=level, warm=1, preload=(), allow_unsafe=True) as pool:
         began = time.perf_counter()
         async with pool.session():
             print(f"session from a warm spare: {(time.perf_counter() - began) * 1e3:.1f} ms")

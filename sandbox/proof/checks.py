@@ -1,6 +1,6 @@
 """Attempts to get out, for the self-check and the tests: each is code that prints HELD or ESCAPED.
 
-`P` is the dictionary of things planted outside for the attempt to find, see `sandbox.planted`. Every attempt is
+`P` is the dictionary of things planted outside for the attempt to find, see `sandbox.proof.planted`. Every attempt is
 harmless when it succeeds.
 """
 

@@ -43,7 +43,7 @@ def planted(session: KernelSession, other: KernelSession) -> Iterator[str]:
                 "home": home,
                 "home_names": [name for name in os.listdir(home) if not _holds_python(f"{home}/{name}")],
                 "other_workspace": other.workspace.path,
-                "other_socket": f"{other.kernel.spec.control}/run/k-1",
+                "other_socket": f"{other.workspace.path}/../{other.kernel.spec.run}/k-1",
                 **listeners,
             }
         )
