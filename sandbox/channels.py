@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,8 @@ from sandbox.zmtp import Allowance, Connection
 
 _MAX_MESSAGES = 50_000
 _HEADER_BYTES = 65_536
+"""Of a message's header, and of its content without the texts in it: what is nested takes long to parse."""
+_TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _DEATH_SECONDS = 0.2
 """How long after a kernel's death its last words may take."""
 
@@ -124,7 +127,7 @@ class Channels:
         """The message with valid signature and shape, else None."""
         try:
             parts = self._session.feed_identities(frames)[1]
-            if max(map(len, parts[:4])) > _HEADER_BYTES:
+            if max(map(len, parts[:4])) > _HEADER_BYTES or len(_TEXTS.sub(b"", parts[4])) > _HEADER_BYTES:
                 return None
             message = self._session.deserialize(parts)
             shaped = isinstance(message["content"], dict) and isinstance(message["parent_header"], dict)

@@ -114,11 +114,13 @@ class Execution:
             lines = content.get("traceback")
             self.error_name = self._clean(content.get("ename", ""))
             self.error_value = self._clean(content.get("evalue", ""))
-            self.traceback = self._clean("\n".join(map(str, lines if isinstance(lines, list) else [])))
+            lines = lines if isinstance(lines, list) else []
+            self.traceback = self._clean("\n".join(line for line in lines if isinstance(line, str)))
 
     def _plain(self, content: dict[str, Any]) -> str:
         data = content.get("data")
         return self._clean(data.get("text/plain", "") if isinstance(data, dict) else "")
 
     def _clean(self, value: object) -> str:
-        return clean(head_tail(str(value), self._limits.output_chars))
+        """Of what is no text nothing is told: writing it out could take long."""
+        return clean(head_tail(value, self._limits.output_chars)) if isinstance(value, str) else ""

@@ -61,6 +61,8 @@ class LiveKernel:
         """Starts nothing."""
         self.spec, self.way = spec, choice.way
         self.kill_reason: KillReason | None = None
+        self.yields = False
+        """See `give_way`."""
         self.rest: Rest | None = None
         """Between executions."""
         self.key = secrets.token_hex(32)
@@ -147,6 +149,21 @@ class LiveKernel:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
             known |= below
+
+    def give_way(self) -> None:
+        """Weigh less than the trainer, all processes together, where the system counts by sessions (autogroup).
+
+        It takes such wishes ten times a second at most: to be repeated until it has.
+        """
+        if not self.yields:
+            try:
+                with open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as file:
+                    file.write(str(self.spec.limits.nice))
+                self.yields = True
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.yields = True  # there is no such thing here, and niceness counts process by process
 
     async def kill(self, reason: KillReason) -> None:
         """End all its processes, bounded in time; the first reason given is kept."""

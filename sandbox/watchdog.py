@@ -109,6 +109,7 @@ def _tasks(pid: int) -> list[str]:
 
 
 def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
+    kernel.give_way()
     limits = session.limits
     processes = [kernel.pid, *descendants(kernel.pid)]
     if len(processes) > limits.processes + 16:
