@@ -153,12 +153,13 @@ class LiveKernel:
     def give_way(self) -> None:
         """Weigh less than the trainer, all processes together, where the system counts by sessions (autogroup).
 
-        It takes such wishes ten times a second at most: to be repeated until it has.
+        Half as nice as each process is: honest code should not starve. The system takes such wishes ten times a
+        second at most: to be repeated until it has.
         """
         if not self.yields:
             try:
                 with open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as file:
-                    file.write(str(self.spec.limits.nice))
+                    file.write(str(self.spec.limits.nice // 2))
                 self.yields = True
             except BlockingIOError:
                 pass

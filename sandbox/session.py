@@ -162,6 +162,13 @@ class KernelSession:
         if self._freeze and self.kernel is not None and self.kernel.alive():
             self.kernel.freeze(True)
 
+    async def restart(self) -> None:
+        """A fresh kernel in the same folder: for code that has spoilt its own. Raises as `execute`."""
+        async with self._turn:
+            if self._closed:
+                raise SandboxError("the sandbox session is closed")
+            await self._restart()
+
     def alive(self) -> bool:
         """Whether the kernel runs (an execution replaces a dead one)."""
         return self.kernel is not None and self.kernel.alive()

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from sandbox import sharedmemory
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.supervisor import descendants
 from sandbox.limits import MIB
@@ -123,13 +122,12 @@ def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
 
 
 def _disk_excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
-    limits, uid = session.limits, kernel.spec.uid
+    limits = session.limits
     bound = limits.workspace_mib * MIB
-    size = _deleted(kernel) + (sharedmemory.usage(uid) if uid is not None else 0)
-    more, entries = usage(session.folder, bound, limits.workspace_files)
+    size, entries = usage(session.folder, bound, limits.workspace_files)
     if entries > limits.workspace_files:
         return KillReason(ExecutionStatus.KILLED_DISK, f"the code made more than {limits.workspace_files} files")
-    if size + more > bound:
+    if size + _deleted(kernel) > bound:
         return KillReason(ExecutionStatus.KILLED_DISK, f"the code's files grew over {limits.workspace_mib} MiB")
     return None
 

@@ -18,8 +18,6 @@ _ALL_OF_ABI_1 = (1 << 13) - 1
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEV
 _READ = EXECUTE | READ_FILE | READ_DIR
-_REMOVE_FILE, _MAKE_FILE = 1 << 5, 1 << 8
-_SHARED_MEMORY = READ_FILE | WRITE_FILE | _TRUNCATE | _REMOVE_FILE | _MAKE_FILE
 _TCP = 3
 _ABSTRACT_SOCKETS_AND_SIGNALS, _SIGNALS = 3, 2
 TRUNCATE_ABI, SIGNAL_SCOPE_ABI = 3, 6
@@ -82,8 +80,6 @@ def restrict(policy: KernelPolicy) -> int:
     for path in policy.devices:
         with contextlib.suppress(FileNotFoundError):
             _allow(ruleset, path, (READ_FILE | WRITE_FILE | _TRUNCATE | _IOCTL_DEV) & files)
-    if policy.shared_memory:
-        _allow(ruleset, policy.shared_memory, _SHARED_MEMORY & files)
     if policy.list_root:
         _allow(ruleset, "/", READ_DIR)
     if policy.own_proc:

@@ -26,7 +26,6 @@ class KernelPolicy:
     nice: int
     cpus: int
     output_chars: int
-    message_bytes: int
 
     slot: int = 0
     """Number of the kernel, for spreading kernels over the processors."""
@@ -46,8 +45,6 @@ class KernelPolicy:
     writable: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
     """Single files that may be read and written."""
-    shared_memory: str = ""
-    """A folder for the semaphores and buffers of multiprocessing: files only, no folders."""
     list_root: bool = False
     own_proc: bool = False
     """Allow /proc/<own pid> (without a pid namespace: no other)."""

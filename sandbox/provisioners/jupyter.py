@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
+import secrets
 import tempfile
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from sandbox.provisioners.choice import Choice, prepare
 from sandbox.provisioners.forkserver import wait_readable
 from sandbox.provisioners.spec import LaunchSpec
 from sandbox.users import pick_user, user_base
+from sandbox.workspace import remove_tree
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -27,6 +29,12 @@ class SandboxProvisioner(KernelProvisionerBase):
     _kernel: LiveKernel | None = None
     _choice: Choice | None = None
     _folder = ""
+    _generation = 1
+
+    def __init__(self, **kwargs: Any) -> None:
+        """As KernelProvisionerBase."""
+        super().__init__(**kwargs)
+        self._uid = pick_user(0, user_base())
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """The kernel spec's command is not used."""
@@ -34,17 +42,24 @@ class SandboxProvisioner(KernelProvisionerBase):
         return {**await super().pre_launch(**kwargs), "cmd": []}
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Fork; returns how to reach it. Raises KernelStartError or OSError."""
-        self._folder = tempfile.mkdtemp(prefix="mx-", dir="/tmp")
-        os.chmod(self._folder, 0o711)
-        self._choice = await prepare(self.level, self._folder, ())
-        session = f"{self._folder}/0"
-        os.mkdir(session, 0o711)
-        self._kernel = LiveKernel(LaunchSpec(ResourceLimits(), session, uid=pick_user(0, user_base())), self._choice)
+        """Fork; returns how to reach it, a second time as the first. Raises KernelStartError or OSError."""
+        if self._choice is None:
+            self._folder = tempfile.mkdtemp(prefix="mx-", dir="/tmp")
+            os.chmod(self._folder, 0o711)
+            self._choice = await prepare(self.level, self._folder, ())
+            os.mkdir(f"{self._folder}/0", 0o711)
+            info = json.loads(connection_file(secrets.token_hex(32), self._folder))
+            self.connection_info = {**info, "key": info["key"].encode()}
+        spec = LaunchSpec(ResourceLimits(), f"{self._folder}/0", self._generation, uid=self._uid)
+        self._generation += 1
+        self._kernel = LiveKernel(spec, self._choice)
+        self._kernel.key = self.connection_info["key"].decode()
         await self._kernel.launch()
-        folder = f"/proc/{os.getpid()}/fd/{self._kernel.storage}/{self._kernel.spec.run}"
-        info = json.loads(connection_file(self._kernel.key, folder))
-        self.connection_info = {**info, "key": info["key"].encode()}
+        for number in range(1, 6):
+            link = f"{self._folder}/k-{number}"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)
+            os.symlink(f"/proc/{os.getpid()}/fd/{self._kernel.storage}/{spec.run}/k-{number}", link)
         return self.connection_info
 
     @property
@@ -77,14 +92,14 @@ class SandboxProvisioner(KernelProvisionerBase):
         await self.kill(restart)
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Remove everything."""
+        """Remove the kernel; and where no other follows, everything."""
         if self._kernel is not None:
             await self._kernel.close()
             self._kernel = None
-        if self._choice is not None:
+        if self._choice is not None and not restart:
             await self._choice.close()
             self._choice = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+            remove_tree(self._folder)
 
 
 class NamespaceProvisioner(SandboxProvisioner):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from sandbox import sharedmemory
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.provisioners.bubblewrap import CODE, MERGED_USR, POOL, RUN, WORKSPACE, accounts
@@ -100,8 +99,6 @@ class Plain:
 
     def clean(self, spec: LaunchSpec) -> None:
         """Remove what the dead kernel `spec` leaves beside the workspace."""
-        if spec.uid is not None:
-            sharedmemory.remove(spec.uid)
         for name in (spec.run, f"tmp{spec.generation}"):
             remove_tree(f"{spec.folder}/{name}")
 
@@ -120,7 +117,6 @@ class Landlock(Plain):
             "landlock_abi": self.pretend_abi,
             "read_only": [*_SYSTEM, KERNEL_PACKAGE, *python_roots()],
             "writable": [f"{spec.folder}/ws", home, self.run_folder(spec)],
-            "shared_memory": "" if spec.uid is None else sharedmemory.FOLDER,  # everybody's: only for an own user
             "devices": list(DEVICES),
             "own_proc": True,
             "environment": {**environment(spec.limits.cpus, home), **self.variables},

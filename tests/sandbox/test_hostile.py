@@ -12,7 +12,7 @@ import time
 import pytest
 
 from sandbox import KernelSession
-from sandbox.proof.attacks import BOMBS, DEATHS, DISK, FILES, FLOODS, KERNEL, LOOPS, OUTPUT, Attack
+from sandbox.proof.attacks import FAMILIES, KERNEL, Attack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,11 +28,10 @@ ALL = [
         id=f"{family}-{attack.name}",
         marks=[pytest.mark.slow] if attack.seconds > 60 or attack.name in REPEATED else [],
     )
-    for family, attacks in {
-        "loop": LOOPS, "bomb": BOMBS, "disk": DISK, "output": OUTPUT, "flood": FLOODS, "death": DEATHS, "files": FILES,
-    }.items()
+    for family, attacks in FAMILIES.items()
+    if family != "trainer"
     for attack in attacks
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("attack", ALL)

@@ -20,6 +20,7 @@ from jupyter_client.kernelspec import KernelSpec
 
 from sandbox import KernelPool, SandboxError, SandboxUnavailableError
 from sandbox.live import CLOSED
+from sandbox.pool import DEFAULT_PRELOAD
 from sandbox.provisioners.levels import Landlock
 
 FAST = {"preload": ()}
@@ -132,6 +133,20 @@ async def test_a_dead_fork_server_is_replaced(open_pool, kind):
         assert (await session.execute("open('in/data.csv').read()")).result == "'1'"
 
 
+CROSS_VALIDATION = """
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+print(cross_val_score(LogisticRegression(max_iter=500), *load_iris(return_X_y=True), n_jobs=-1).mean() > 0.9)
+"""
+
+
+async def test_honest_work_in_parallel_where_the_libraries_are_preloaded(open_pool):
+    pool = await open_pool("process", warm=0, preload=DEFAULT_PRELOAD)
+    async with pool, pool.session() as session:
+        assert (await session.execute(CROSS_VALIDATION, timeout=60)).to_text() == "True"
+
+
 async def test_without_bubblewrap_the_next_level_is_taken_and_said(monkeypatch):
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else which(name))
@@ -175,6 +190,10 @@ async def test_a_plain_kernel_manager_can_use_the_provisioners(name, kind_, open
     client = manager.client()
     client.start_channels()
     try:
+        await client.wait_for_ready(timeout=60)
+        reply = await client.execute_interactive("assert 6 * 7 == 42", timeout=60)
+        assert reply["content"]["status"] == "ok"
+        await manager.restart_kernel(now=True)
         await client.wait_for_ready(timeout=60)
         reply = await client.execute_interactive("assert 6 * 7 == 42", timeout=60)
         assert reply["content"]["status"] == "ok"
