@@ -15,7 +15,7 @@ from sandbox.folder import PoolFolder, sweep
 from sandbox.isolation import IsolationLevel
 from sandbox.limits import ResourceLimits
 from sandbox.live import LiveKernel
-from sandbox.provisioners.choice import Choice, candidates, prepare, refusal
+from sandbox.provisioners.choice import GAPS, Choice, candidates, prepare, refusal, unaccepted
 from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import DEFAULT_TEXT_CHARS
 from sandbox.session import Counters, KernelSession
@@ -46,6 +46,7 @@ class KernelPool:
         start_concurrency: PositiveInt | None = None,
         require: str = IsolationLevel.PROCESS,
         allow_unsafe: bool = False,
+        accept: Sequence[str] = (),
         level: str = "auto",
         preload: Sequence[str] = DEFAULT_PRELOAD,
         observation_chars: PositiveInt = DEFAULT_TEXT_CHARS,
@@ -56,14 +57,17 @@ class KernelPool:
 
         max_kernels: sessions at once; more wait. warm: kernels kept ready. start_concurrency: kernels started
         at once (None: number of processors). require: least isolation level accepted. allow_unsafe: accept
-        level `none` unless `require` is `namespace`. level: `auto`, the strongest that works here, or one by name.
-        preload: modules imported once, before kernels are forked.
-        observation_chars: default length of `ExecutionResult.to_text`. freeze: stop kernels between executions.
-        base_dir: where workspaces live; at most 60 characters long.
+        level `none` unless `require` is `namespace`. accept: names of `provisioners.choice.GAPS` that may be
+        open. level: `auto`, the strongest that works here, or one by name. preload: modules imported once,
+        before kernels are forked. observation_chars: default length of `ExecutionResult.to_text`. freeze: stop
+        kernels between executions. base_dir: where workspaces lie at level `process`; at most 60 characters long.
         """
         self.limits = limits or ResourceLimits()
         self.counters = Counters()
-        self._wish = level
+        unknown = sorted(set(accept) - set(GAPS))
+        if unknown:
+            raise ValueError(f"unknown sandbox.accept {', '.join(unknown)}: only {', '.join(GAPS)} can be accepted")
+        self._wish, self._accept = level, tuple(accept)
         self._candidates = candidates(level, IsolationLevel(require), allow_unsafe)
         self._require, self._preload, self._freeze = IsolationLevel(require), tuple(preload), freeze
         self._text_chars, self._base_dir, self._max_kernels, self._warm = observation_chars, base_dir, max_kernels, warm
@@ -96,6 +100,10 @@ class KernelPool:
         reasons: list[str] = []
         try:
             for candidate in self._candidates:
+                refused = unaccepted(candidate, self._folder.user_base is not None, self._accept)
+                if refused:
+                    reasons.append(f"{candidate}: {refused}")
+                    continue
                 try:
                     self._choice = await prepare(candidate, self._folder.path, self._preload)
                     self._ready.append(await self._open())

@@ -95,8 +95,8 @@ BOMBS = (
     Attack(
         "memory-of-a-process-without-leader",
         "import ctypes, os, threading, time\n"
-        "def fill():\n x = [bytearray(b'x' * (100 << 20)) for _ in range(5)]; time.sleep(20)\n"
-        "for i in range(2):\n if os.fork() == 0:\n  threading.Thread(target=fill).start()\n  time.sleep(0.1)\n"
+        "def fill():\n x = [bytearray(b'x' * (100 << 20)) for _ in range(4)]; time.sleep(20)\n"
+        "for i in range(3):\n if os.fork() == 0:\n  threading.Thread(target=fill).start()\n  time.sleep(0.1)\n"
         "  ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)\ntime.sleep(15)",
         KILLED,
         20.0,

@@ -8,13 +8,33 @@ from types import MappingProxyType
 
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
-from sandbox.kernel.landlock import available_abi
+from sandbox.kernel.landlock import SIGNAL_SCOPE_ABI, available_abi
 from sandbox.provisioners.bubblewrap import Features, probe
 from sandbox.provisioners.forkserver import ForkServer
 from sandbox.provisioners.levels import Landlock, Namespaces, Plain
 
 WAYS: Mapping[IsolationLevel, type[Plain]] = MappingProxyType({way.level: way for way in (Namespaces, Landlock, Plain)})
 """Strongest first."""
+
+
+GAPS: Mapping[str, str] = MappingProxyType({"fork-bombs": "a fork bomb may outlive its kernel for a while"})
+"""What a level may fail to protect on some machines, by the name with which a user accepts it."""
+
+
+def gaps(level: IsolationLevel, own_user: bool) -> list[str]:
+    """Names of what `level` does not protect here. `own_user`: each kernel has a user of its own."""
+    if level is IsolationLevel.PROCESS and not own_user and available_abi() < SIGNAL_SCOPE_ABI:
+        return ["fork-bombs"]
+    return []
+
+
+def unaccepted(level: IsolationLevel, own_user: bool, accept: Sequence[str]) -> str:
+    """Why `level` is not taken without the user's word, in one line; empty where nothing stands against it."""
+    missing = [name for name in gaps(level, own_user) if name not in accept]
+    if not missing:
+        return ""
+    told = ", ".join(f"{GAPS[name]} (Landlock ABI {available_abi()})" for name in missing)
+    return f"{told}; to accept that: sandbox.accept=[{','.join(missing)}]"
 
 
 @dataclass(frozen=True)

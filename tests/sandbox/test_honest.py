@@ -99,7 +99,6 @@ import base64
 from IPython.display import HTML, Image, display
 data = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg=='
 png = base64.b64decode(data)
-#iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg==')
 display(Image(png))
 display(HTML('<b>bold</b>'))
 display({'text/plain': 'a table', 'text/html': '<table>'}, raw=True)

@@ -169,6 +169,21 @@ async def test_where_nothing_works_only_allow_unsafe_starts(monkeypatch):
         assert (await session.execute("1 + 1")).result == "2"
 
 
+async def test_what_is_not_protected_has_to_be_accepted(monkeypatch):
+    """An ordinary user at level `process` on a kernel whose Landlock does not know signals."""
+    for module in ("sandbox.folder", "sandbox.pool"):
+        monkeypatch.setattr(f"{module}.user_base", lambda: None, raising=False)
+    monkeypatch.setattr("sandbox.provisioners.choice.available_abi", lambda: 5)
+    with pytest.raises(SandboxUnavailableError, match=r"sandbox\.accept=\[fork-bombs\]") as refused:
+        await KernelPool(level="process", warm=0, preload=()).start()
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="only fork-bombs can be accepted"):
+        KernelPool(accept=["everything"])
+    if os.geteuid():
+        async with KernelPool(level="process", warm=0, preload=(), accept=["fork-bombs"]) as pool:
+            assert pool.level == "process"
+
+
 async def test_no_kernel_is_root(open_pool, kind):
     pool = await open_pool(kind, warm=0, **FAST)
     async with pool, pool.session() as session:
