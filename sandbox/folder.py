@@ -10,8 +10,7 @@ import secrets
 import tempfile
 import time
 
-from sandbox import sharedmemory
-from sandbox.users import USERS, user_base
+from sandbox.users import user_base
 from sandbox.workspace import remove_tree
 
 _PREFIX = "mappa-sandbox-"
@@ -36,7 +35,6 @@ class PoolFolder:
         os.chmod(draft, 0o711)
         self._lock = os.open(f"{draft}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(self._lock, str(self.user_base or 0).encode())
         self.path = f"{self.base}/{_PREFIX}{secrets.token_hex(4)}"
         os.rename(draft, self.path)  # only now can a sweep see it, locked
 
@@ -61,20 +59,11 @@ def sweep(base: str) -> int:
             else:
                 abandoned = _unlocked(f"{entry.path}/lock")
             if abandoned:
-                _remove_shared_memory(f"{entry.path}/lock")
                 remove_tree(entry.path)
                 removed += 1
     if removed:
         log.info("removed %d sandbox folders of trainers that were killed", removed)
     return removed
-
-
-def _remove_shared_memory(lock: str) -> None:
-    """The lock says which users that trainer's kernels had."""
-    with contextlib.suppress(OSError, ValueError), open(lock, encoding="ascii") as file:
-        first = int(file.read())
-        if first:
-            sharedmemory.remove(first, USERS)
 
 
 def _unlocked(path: str) -> bool:

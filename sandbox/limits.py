@@ -44,7 +44,7 @@ class ResourceLimits:
     """Added to the trainer's own niceness."""
     output_chars: int = 200_000
     """Characters of each output stream kept per execution, half of them from the end."""
-    message_mib: int = 8
+    message_mib: int = 2
     """Largest message taken from a kernel; eight times as much in one execution kills the kernel."""
 
     def __post_init__(self) -> None:

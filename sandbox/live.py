@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
-from dataclasses import dataclass
-
-import zmq.asyncio
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
+import secrets
+import signal
+from collections import Counter
+from dataclasses import dataclass, field
 
 from sandbox.channels import Channels
 from sandbox.errors import KernelStartError
-from sandbox.provisioners.base import SandboxProvisioner
+from sandbox.kernel.supervisor import descendants
+from sandbox.provisioners.choice import Choice
+from sandbox.provisioners.forkserver import exit_seen, process_of, wait_readable
+from sandbox.provisioners.levels import children
 from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import ExecutionStatus
-from sandbox.workspace import remove_tree
+from sandbox.workspace import tail
+
+_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+_KILL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -30,35 +37,66 @@ CLOSED = KillReason(ExecutionStatus.DIED, "the session was closed")
 CANCELLED = KillReason(ExecutionStatus.DIED, "the execution was cancelled")
 
 
+@dataclass
+class Rest:
+    """The time a kernel is to be still, and how that goes."""
+
+    woken: int = 0
+    """How often something of it was seen running."""
+    seen: Counter[object] = field(default_factory=Counter)
+    """What looked at it how often since."""
+
+
+def connection_file(key: str, folder: str) -> str:
+    """What Jupyter writes for a kernel whose sockets lie in `folder`."""
+    ports = {f"{channel}_port": number for number, channel in enumerate(_CHANNELS, start=1)}
+    scheme = {"transport": "ipc", "ip": f"{folder}/k", "key": key, "signature_scheme": "hmac-sha256"}
+    return json.dumps({**ports, **scheme, "kernel_name": "sandbox"})
+
+
 class LiveKernel:
     """A kernel process with everything below it, and the channels to it."""
 
-    def __init__(self, spec: LaunchSpec, provisioner: type[SandboxProvisioner], context: zmq.asyncio.Context) -> None:
+    def __init__(self, spec: LaunchSpec, choice: Choice) -> None:
         """Starts nothing."""
-        self.spec = spec
+        self.spec, self.way = spec, choice.way
         self.kill_reason: KillReason | None = None
-        self._context = context
-        kernel_spec = KernelSpec(argv=["python"], display_name="sandbox", language="python")
-        self._manager = AsyncKernelManager(connection_file=f"{spec.control}/kernel.json", context=context)
-        self._manager._kernel_spec = kernel_spec
-        self.provisioner = provisioner(
-            kernel_id=os.path.basename(spec.control), kernel_spec=kernel_spec, parent=self._manager
-        )
-        self.provisioner.spec = spec
-        self._manager.provisioner = self.provisioner
+        self.yields = False
+        """See `give_way`."""
+        self.rest: Rest | None = None
+        """Between executions."""
+        self.key = secrets.token_hex(32)
+        self.pid = 0
+        """The launched process, ancestor of all others; 0 = none yet."""
+        self.storage: int | None = None
+        """Descriptor of the folder that holds `ws`, the workspace, and the kernel's `run` folder."""
+        self._server = choice.forkserver
+        self._pidfd: int | None = None
+        self._kernel_pid: int | None = None
         self._channels: Channels | None = None
+
+    async def launch(self) -> None:
+        """Start the process. Raises KernelStartError or OSError."""
+        order = self.way.order(self.spec, connection_file(self.key, self.way.run_folder(self.spec)))
+        self._pidfd, *received = await self._server.spawn(order)
+        self.pid = process_of(self._pidfd)
+        self.storage = self.way.storage(self.spec, received)
 
     async def start(self) -> LiveKernel:
         """Launch and wait for the first answers. Raises KernelStartError, with nothing left behind."""
-        os.makedirs(self.spec.control, mode=0o711, exist_ok=True)
         try:
-            await self._manager.start_kernel()
-            limits, key = self.spec.limits, self._manager.session.key
-            self._channels = Channels(self._context, self._manager.ip, key, limits.message_mib)
-            await self._channels.wait_ready(self.pidfd, limits.start_seconds)
-            self.provisioner.kernel_pid()
+            await self.launch()
+            assert self.storage is not None
+            run = os.open(self.spec.run, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.storage)
+            try:
+                self._channels = Channels(self.key.encode(), self.pidfd, self.spec.limits)
+                await self._channels.open(run)
+            finally:
+                os.close(run)
+            self.kernel_pid()
         except BaseException as error:
-            log = self.provisioner.log_tail()
+            log = "" if self.storage is None else tail(self.storage, f"{self.spec.run}/kernel.log")
+            log = log or self._server.log()
             await asyncio.shield(self.close())
             if isinstance(error, (KernelStartError, OSError)):
                 cause = f" ({log.splitlines()[-1]})" if log else ""
@@ -67,15 +105,10 @@ class LiveKernel:
         return self
 
     @property
-    def pid(self) -> int:
-        """The launched process, ancestor of all others."""
-        return self.provisioner.pid
-
-    @property
     def pidfd(self) -> int:
         """Readable once `pid` is gone."""
-        assert self.provisioner.pidfd is not None, "the kernel is not running"
-        return self.provisioner.pidfd
+        assert self._pidfd is not None, "the kernel is not running"
+        return self._pidfd
 
     @property
     def channels(self) -> Channels:
@@ -85,18 +118,76 @@ class LiveKernel:
 
     def alive(self) -> bool:
         """Whether the launched process runs."""
-        return self.provisioner.process is not None and self.provisioner.process.poll() is None
+        return self._pidfd is not None and not exit_seen(self._pidfd)
+
+    def kernel_pid(self) -> int | None:
+        """The process that runs the code; learnt once, before it can run any."""
+        if self._kernel_pid is None and self.alive():
+            below = children(self.way.guardians(self.pid)[-1])
+            self._kernel_pid = below[0] if below else None
+        return self._kernel_pid
+
+    def signal(self, signum: int) -> None:
+        """To the kernel itself, wherever it sits."""
+        pid = self.kernel_pid()
+        if pid is not None and self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or continue everything below the guardians; repeated, since a fork may race."""
+        if not self.alive():
+            return
+        self.rest = (self.rest or Rest()) if frozen else None
+        top = self.way.guardians(self.pid)[-1]
+        known: set[int] = set()
+        for _ in range(8):
+            below = set(descendants(top)) - known
+            if not below:
+                break
+            for pid in below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+            known |= below
+
+    def give_way(self) -> None:
+        """Weigh less than the trainer, all processes together, where the system counts by sessions (autogroup).
+
+        Half as nice as each process is: honest code should not starve. The system takes such wishes ten times a
+        second at most: to be repeated until it has.
+        """
+        if not self.yields:
+            try:
+                with open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as file:
+                    file.write(str(self.spec.limits.nice // 2))
+                self.yields = True
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.yields = True  # there is no such thing here, and niceness counts process by process
 
     async def kill(self, reason: KillReason) -> None:
-        """End all its processes; the first reason given is kept."""
+        """End all its processes, bounded in time; the first reason given is kept."""
         self.kill_reason = self.kill_reason or reason
-        await self.provisioner.kill()
+        if self._pidfd is None:
+            return
+        self.way.begin_kill(self.pid)
+        if not await wait_readable(self._pidfd, _KILL_SECONDS):
+            for pid in (*descendants(self.pid), self.pid):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            await wait_readable(self._pidfd, _KILL_SECONDS)
 
     async def close(self) -> None:
-        """Kill, close the channels, remove the control folder. May be called again."""
+        """Kill, close the channels, remove what it leaves. May be called again."""
         await self.kill(CLOSED)
         if self._channels is not None:
             self._channels.close()
-        await self.provisioner.cleanup()
-        self.provisioner.process = None
-        await asyncio.to_thread(remove_tree, self.spec.control)
+            self._channels = None
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self.storage is not None:
+            os.close(self.storage)
+            self.storage = None
+        await asyncio.to_thread(self.way.clean, self.spec)

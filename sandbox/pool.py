@@ -10,21 +10,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-import zmq.asyncio
-
-from sandbox.channels import make_context
 from sandbox.errors import KernelStartError, SandboxError
 from sandbox.folder import PoolFolder, sweep
 from sandbox.isolation import IsolationLevel
 from sandbox.limits import ResourceLimits
 from sandbox.live import LiveKernel
-from sandbox.provisioners.choice import Choice, candidates, prepare, refusal
+from sandbox.provisioners.choice import GAPS, Choice, candidates, prepare, refusal, unaccepted
 from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import DEFAULT_TEXT_CHARS
 from sandbox.session import Counters, KernelSession
 from sandbox.users import pick_user
 from sandbox.watchdog import ResourceWatchdog
-from sandbox.workspace import Workspace
 
 if TYPE_CHECKING:
     from pydantic import NonNegativeInt, PositiveInt
@@ -50,7 +46,8 @@ class KernelPool:
         start_concurrency: PositiveInt | None = None,
         require: str = IsolationLevel.PROCESS,
         allow_unsafe: bool = False,
-        provisioner: str = "auto",
+        accept: Sequence[str] = (),
+        level: str = "auto",
         preload: Sequence[str] = DEFAULT_PRELOAD,
         observation_chars: PositiveInt = DEFAULT_TEXT_CHARS,
         freeze: bool = True,
@@ -60,15 +57,18 @@ class KernelPool:
 
         max_kernels: sessions at once; more wait. warm: kernels kept ready. start_concurrency: kernels started
         at once (None: number of processors). require: least isolation level accepted. allow_unsafe: accept
-        level `none` unless `require` is `namespace`. provisioner: `auto` or one of
-        `provisioners.choice.PROVISIONERS`. preload: modules imported before the fork (fork servers only).
-        observation_chars: default length of `ExecutionResult.to_text`. freeze: stop kernels between executions.
-        base_dir: where workspaces live; at most 60 characters long.
+        level `none` unless `require` is `namespace`. accept: names of `provisioners.choice.GAPS` that may be
+        open. level: `auto`, the strongest that works here, or one by name. preload: modules imported once,
+        before kernels are forked. observation_chars: default length of `ExecutionResult.to_text`. freeze: stop
+        kernels between executions. base_dir: where workspaces lie at level `process`; at most 60 characters long.
         """
         self.limits = limits or ResourceLimits()
         self.counters = Counters()
-        self._provisioner = provisioner
-        self._candidates = candidates(provisioner, IsolationLevel(require), allow_unsafe)
+        unknown = sorted(set(accept) - set(GAPS))
+        if unknown:
+            raise ValueError(f"unknown sandbox.accept {', '.join(unknown)}: only {', '.join(GAPS)} can be accepted")
+        self._wish, self._accept = level, tuple(accept)
+        self._candidates = candidates(level, IsolationLevel(require), allow_unsafe)
         self._require, self._preload, self._freeze = IsolationLevel(require), tuple(preload), freeze
         self._text_chars, self._base_dir, self._max_kernels, self._warm = observation_chars, base_dir, max_kernels, warm
         self._start_concurrency = start_concurrency or os.cpu_count() or 1
@@ -78,7 +78,6 @@ class KernelPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._choice: Choice | None = None
         self._folder: PoolFolder | None = None
-        self._context: zmq.asyncio.Context | None = None
         self._watchdog: ResourceWatchdog | None = None
         self._closed = False
 
@@ -98,10 +97,13 @@ class KernelPool:
         self._starts = asyncio.Semaphore(self._start_concurrency)
         self._folder = PoolFolder(self._base_dir)
         await asyncio.to_thread(sweep, self._folder.base)
-        self._context = make_context()
         reasons: list[str] = []
         try:
             for candidate in self._candidates:
+                refused = unaccepted(candidate, self._folder.user_base is not None, self._accept)
+                if refused:
+                    reasons.append(f"{candidate}: {refused}")
+                    continue
                 try:
                     self._choice = await prepare(candidate, self._folder.path, self._preload)
                     self._ready.append(await self._open())
@@ -110,7 +112,7 @@ class KernelPool:
                     reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
                     await self._drop_choice()
             else:
-                raise refusal(self._provisioner, self._require, reasons)
+                raise refusal(self._wish, self._require, reasons)
         except BaseException:
             await self.close()
             raise
@@ -134,9 +136,6 @@ class KernelPool:
         self._ready.clear()
         await asyncio.gather(*(session.close() for session in sessions))
         await self._drop_choice()
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
         if self._folder is not None:
             await asyncio.to_thread(self._folder.close)
             self._folder = None
@@ -176,7 +175,7 @@ class KernelPool:
                 yield session
             finally:
                 self._live.discard(session)
-                closing = self._background(session.close())
+                closing = self._background(self._close(session))
                 await asyncio.shield(closing)
 
     async def _take(self) -> KernelSession:
@@ -184,7 +183,7 @@ class KernelPool:
             session = self._ready.popleft()
             if session.alive():
                 return session
-            await session.close()
+            await self._close(session)
         return await self._open()
 
     async def _open(self) -> KernelSession:
@@ -196,9 +195,8 @@ class KernelPool:
             os.mkdir(folder, 0o711)
             session = KernelSession(
                 folder,
-                Workspace(f"{folder}/ws", uid),
                 self.limits,
-                lambda control: self._make_kernel(f"{folder}/ws", control, slot, uid),
+                lambda generation: self._make_kernel(folder, generation, slot, uid),
                 freeze=self._freeze,
                 text_chars=self._text_chars,
                 counters=self.counters,
@@ -206,14 +204,17 @@ class KernelPool:
             try:
                 return await session.start()
             except BaseException:
-                await asyncio.shield(session.close())
+                await asyncio.shield(self._close(session))
                 raise
 
-    def _make_kernel(self, workspace: str, control: str, slot: int, uid: int | None) -> LiveKernel:
+    def _make_kernel(self, folder: str, generation: int, slot: int, uid: int | None) -> LiveKernel:
         assert self._choice is not None
-        assert self._context is not None
-        spec = LaunchSpec(self.limits, workspace, control, slot, uid, self._choice.features, self._choice.forkserver)
-        return LiveKernel(spec, self._choice.provisioner, self._context)
+        return LiveKernel(LaunchSpec(self.limits, folder, generation, slot, uid), self._choice)
+
+    async def _close(self, session: KernelSession) -> None:
+        await session.close()
+        if self._choice is not None:
+            await self._choice.forkserver.forget(os.path.basename(session.folder))
 
     # --- spares -------------------------------------------------------------------------------------
 

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 DEFAULT_TEXT_CHARS = 10_000
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?|\r\n")
+"""What a terminal acts on, and line ends of two characters. Each piece is read once: linear in the text."""
+_INVISIBLE = {
+    **dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "\ufffd"),
+    **dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), None),
+    13: "\n",
+}
+"""Other control characters are shown as such, those that turn the direction of writing are left out."""
+
+
+def clean(text: str) -> str:
+    """`text` as its reader may be shown it: encodable as UTF-8, nothing in it but letters, tabs and line ends."""
+    text = _ESCAPES.sub(lambda found: "\n" if found[0] == "\r\n" else "", text).translate(_INVISIBLE)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 class ExecutionStatus(StrEnum):
@@ -93,13 +109,11 @@ class ExecutionResult:
     def to_text(self, limit: int | None = None) -> str:
         """What the agent is told: output, error and notice in at most about `limit` characters.
 
-        Head and tail are kept (tracebacks end at the tail); the notice is never cut. The text is always
-        encodable as UTF-8 and free of NUL.
+        Head and tail are kept (tracebacks end at the tail); the notice is never cut. The text is `clean`.
         """
         notice = f"[sandbox] {self.notice}" if self.notice else ""
         parts = [self.stdout, self.result or "", f"[stderr]\n{self.stderr}" if self.stderr else "", self.traceback]
-        body = "\n".join(part.rstrip("\n") for part in parts if part)
-        body = body.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+        body = "\n".join(clean(part).rstrip("\n") for part in parts if part)
         budget = (self.text_chars if limit is None else limit) - len(notice)
         text = "\n".join(part for part in (head_tail(body, max(budget, 0)), notice) if part)
         return text or "[sandbox] the code ran without output."

@@ -38,29 +38,44 @@ class KernelSession:
     def __init__(
         self,
         folder: str,
-        workspace: Workspace,
         limits: ResourceLimits,
-        make_kernel: Callable[[str], LiveKernel],
+        make_kernel: Callable[[int], LiveKernel],
         *,
         freeze: bool = True,
         text_chars: int = DEFAULT_TEXT_CHARS,
         counters: Counters | None = None,
     ) -> None:
-        """`make_kernel(control folder)` gives a kernel that is not started; `folder` is removed at the end."""
-        self.workspace = workspace
+        """`make_kernel(generation)` gives a kernel that is not started; `folder` is removed at the end."""
         self.limits = limits
+        self._workspace: Workspace | None = None
         self.kernel: LiveKernel | None = None
-        self._folder, self._make_kernel, self._freeze, self._text_chars = folder, make_kernel, freeze, text_chars
+        self.folder, self._make_kernel, self._freeze, self._text_chars = folder, make_kernel, freeze, text_chars
         self._counters = counters or Counters()
         self._turn = asyncio.Lock()
         self._generation = 0
         self._closed = False
 
+    @property
+    def workspace(self) -> Workspace:
+        """The session's files, from the first start on."""
+        assert self._workspace is not None, "the session is not started"
+        return self._workspace
+
     async def start(self) -> KernelSession:
         """Start the kernel. Raises KernelStartError."""
         self._generation += 1
-        self.workspace.repair()
-        self.kernel = await self._make_kernel(f"{self._folder}/c{self._generation}").start()
+        if self._workspace is not None:
+            self._workspace.repair()
+        self.kernel = await self._make_kernel(self._generation).start()
+        assert self.kernel.storage is not None
+        workspace = Workspace("ws", self.kernel.spec.uid, self.kernel.storage)
+        if self._workspace is not None and self._workspace.same_as(workspace):
+            workspace.close()
+        else:  # the first one, or the fork server died, and with it the means to show the old one to a kernel
+            old, self._workspace = self._workspace, workspace
+            if old is not None:
+                await asyncio.to_thread(workspace.copy_from, old)
+                old.close()
         self._sleep()
         return self
 
@@ -73,7 +88,7 @@ class KernelSession:
         async with self._turn:
             if self._closed:
                 raise SandboxError("the sandbox session is closed")
-            started, seconds = time.monotonic(), timeout or self.limits.execution_seconds
+            started, seconds = time.monotonic(), self.limits.execution_seconds if timeout is None else timeout
             self._counters.executions += 1
             fresh = self.kernel is None or not self.kernel.alive()
             kernel = await self._restart() if fresh else self.kernel
@@ -101,7 +116,7 @@ class KernelSession:
 
     async def _run(self, kernel: LiveKernel, code: str, seconds: float) -> Execution:
         run = Execution(kernel, self.limits, seconds)
-        kernel.provisioner.freeze(False)
+        kernel.freeze(False)
         try:
             await run.run(code)
         except asyncio.CancelledError:
@@ -145,7 +160,14 @@ class KernelSession:
     def _sleep(self) -> None:
         """No computing and no message floods while nobody waits for this kernel."""
         if self._freeze and self.kernel is not None and self.kernel.alive():
-            self.kernel.provisioner.freeze(True)
+            self.kernel.freeze(True)
+
+    async def restart(self) -> None:
+        """A fresh kernel in the same folder: for code that has spoilt its own. Raises as `execute`."""
+        async with self._turn:
+            if self._closed:
+                raise SandboxError("the sandbox session is closed")
+            await self._restart()
 
     def alive(self) -> bool:
         """Whether the kernel runs (an execution replaces a dead one)."""
@@ -156,4 +178,6 @@ class KernelSession:
         self._closed = True
         if self.kernel is not None:
             await self.kernel.close()
-        await asyncio.to_thread(remove_tree, self._folder)
+        if self._workspace is not None:
+            self._workspace.close()
+        await asyncio.to_thread(remove_tree, self.folder)

@@ -14,6 +14,7 @@ from sandbox.limits import MIB
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 32
+_COUNTED_DEPTH = 64
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,42 @@ class FileInfo:
 
 
 class Workspace:
-    """A private folder of the host, mounted into the kernel as its working directory.
+    """A private folder that is the kernel's working directory.
 
     The code inside may plant links, fifos, devices and folders without permissions, and may swap any of
     them while the host looks. So every path is walked with `openat` and `O_NOFOLLOW`, and only regular
     files are read. These methods block for as long as the disk does: large files belong in a thread.
     """
 
-    def __init__(self, path: str, owner: int | None = None) -> None:
-        """`owner`: uid (and gid) that files written from outside get; None = the caller's."""
-        self.path = path
+    def __init__(self, path: str, owner: int | None = None, inside: int | None = None) -> None:
+        """
+        Args:
+            path: an existing folder.
+            owner: uid (and gid) that files written from outside get; None = the caller's.
+            inside: descriptor of the folder that `path` is relative to.
+        """
         self._owner = owner
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        if owner is not None:
-            os.chown(path, owner, owner)
+        self._top = os.open(path, _DIRECTORY, dir_fd=inside)
+
+    @property
+    def path(self) -> str:
+        """As this process may name it while the workspace is open; other processes see nothing there."""
+        return f"/proc/{os.getpid()}/fd/{self._top}"
+
+    def same_as(self, other: Workspace) -> bool:
+        """Whether both are the same folder."""
+        return os.path.samestat(os.fstat(self._top), os.fstat(other._top))
+
+    def copy_from(self, other: Workspace) -> None:
+        """Take over every file of a workspace that no kernel can be given any more."""
+        for name, info in other.list().items():
+            self.write(name, other.read(name, info.size))
+
+    def close(self) -> None:
+        """Give up the descriptor; may be called again."""
+        top, self._top = self._top, -1
+        if top >= 0:
+            os.close(top)
 
     def read(self, name: str, max_bytes: int = 64 * MIB) -> bytes:
         """Contents of the regular file `name` (relative, `/` between folders).
@@ -83,7 +106,10 @@ class Workspace:
                 raise
 
     def list(self, max_files: int = 100_000) -> dict[str, FileInfo]:
-        """Every regular file by relative name, hidden ones and up to 32 folders deep; links are left out."""
+        """Every regular file by relative name, hidden ones and up to 32 folders deep.
+
+        Left out are links, and names that are not UTF-8.
+        """
         found: dict[str, FileInfo] = {}
         with self._folder([], ".") as root:
             self._walk(root, "", _MAX_DEPTH, max_files, found)
@@ -95,6 +121,7 @@ class Workspace:
                 if len(found) >= max_files:
                     return
                 try:
+                    entry.name.encode()
                     info = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
                     if stat.S_ISREG(info.st_mode):
                         found[prefix + entry.name] = FileInfo(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
@@ -104,12 +131,12 @@ class Workspace:
                             self._walk(child, f"{prefix}{entry.name}/", depth - 1, max_files, found)
                         finally:
                             os.close(child)
-                except OSError:
-                    continue  # gone, swapped or without permission: not a file to report
+                except (OSError, UnicodeEncodeError):
+                    continue  # gone, swapped, without permission or without a name that can be told
 
     def repair(self) -> None:
         """Give the folder itself its mode back: code may have locked it, and a fresh kernel starts in it."""
-        os.chmod(self.path, 0o700)
+        os.fchmod(self._top, 0o700)
 
     @staticmethod
     def _split(name: str) -> tuple[list[str], str]:
@@ -123,10 +150,10 @@ class Workspace:
         """Descriptor of the folder `parts`, reached without following any link."""
         with _refusals(name):
             try:
-                fd = os.open(self.path, _DIRECTORY)
+                fd = os.open(".", _DIRECTORY, dir_fd=self._top)
             except PermissionError:
                 self.repair()
-                fd = os.open(self.path, _DIRECTORY)
+                fd = os.open(".", _DIRECTORY, dir_fd=self._top)
         try:
             for part in parts:
                 with _refusals(name):
@@ -161,51 +188,103 @@ def _refusals(name: str) -> Iterator[None]:
 
 
 def usage(path: str, max_bytes: int, max_files: int) -> tuple[int, int]:
-    """(bytes on disk, entries) below `path`, never following links; stops once either bound is passed."""
-    size = entries = 0
-    folders = [path]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as found:
-            for entry in found:
-                entries += 1
-                with contextlib.suppress(OSError):
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                if size > max_bytes or entries > max_files:
-                    return size, entries
-    return size, entries
+    """(bytes on disk, entries) below `path`, never following links; stops once either bound is passed.
+
+    What cannot be counted counts as too much: folders nested deeper than 64, and those that cannot be opened.
+    """
+    total = [0, 0]
+    with contextlib.suppress(FileNotFoundError):
+        top = open_folder(path, None)
+        try:
+            _count(top, _COUNTED_DEPTH, total, (max_bytes, max_files))
+        finally:
+            os.close(top)
+    return total[0], total[1]
+
+
+def _count(folder: int, depth: int, total: list[int], bounds: tuple[int, int]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                total[0] += os.stat(entry.name, dir_fd=folder, follow_symlinks=False).st_blocks * 512
+                total[1] += 1
+                if entry.is_dir(follow_symlinks=False):
+                    try:
+                        child = open_folder(entry.name, folder)
+                    except NotADirectoryError:
+                        continue  # swapped
+                    except PermissionError:
+                        total[0] += bounds[0] + 1
+                        return
+                    try:
+                        if depth:
+                            _count(child, depth - 1, total, bounds)
+                        else:
+                            total[0] += bounds[0] + 1
+                    finally:
+                        os.close(child)
+            if total[0] > bounds[0] or total[1] > bounds[1]:
+                return
+
+
+def tail(folder: int | None, name: str, size: int = 2000) -> str:
+    """The last `size` bytes of a file; empty where there is none. Links are not followed."""
+    with contextlib.suppress(OSError):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        with os.fdopen(fd, "rb") as file:
+            file.seek(max(0, os.fstat(fd).st_size - size))
+            return file.read(size).decode("utf-8", "replace").strip()
+    return ""
 
 
 def remove_tree(path: str) -> None:
     """Remove a folder that hostile code filled, as far as permissions go; a missing one is fine.
 
-    Iterative, and by moving deep folders up: no depth of nesting and no folder without permissions stops it.
-    Call it when the code is dead: it does not defend against links swapped meanwhile.
+    Iterative, and by moving deep folders up: no depth of nesting and no folder without permissions stops it; no link
+    is followed, even one that is swapped in meanwhile.
     """
     with contextlib.suppress(OSError):
-        os.chmod(path, 0o700)
-        while names := _folders_left(path, path):
-            for name in names:
-                child = os.path.join(path, name)
-                _folders_left(child, path)
-                os.rmdir(child)
+        top = open_folder(path, None)
+        try:
+            while names := _folders_left(top, top):
+                for name in names:
+                    child = open_folder(name, top)
+                    try:
+                        _folders_left(child, top)
+                    finally:
+                        os.close(child)
+                    os.rmdir(name, dir_fd=top)
+        finally:
+            os.close(top)
         os.rmdir(path)
 
 
-def _folders_left(folder: str, top: str) -> list[str]:
-    """Delete the files of `folder`, open its folders and move them to `top`; returns the names of those."""
+def open_folder(name: str, parent: int | None) -> int:
+    """A folder, opened up where its mode forbids to list it. Raises OSError, also for a link."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
+            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(handle)
+
+
+def _folders_left(folder: int, top: int) -> list[str]:
+    """Delete the files of `folder` and move its folders to `top`; returns the names of those."""
     names = []
+    os.fchmod(folder, 0o700)
     with os.scandir(folder) as entries:
-        found = list(entries)
-    for entry in found:
-        if not entry.is_dir(follow_symlinks=False):
-            os.unlink(entry.path)
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
             continue
-        os.chmod(entry.path, 0o700)
-        name = entry.name
         if folder != top:
-            name = secrets.token_hex(8)
-            os.rename(entry.path, os.path.join(top, name))
+            os.close(open_folder(name, folder))  # one that may not be written cannot be moved
+            name, old = secrets.token_hex(8), name
+            os.rename(old, name, src_dir_fd=folder, dst_dir_fd=top)
         names.append(name)
     return names

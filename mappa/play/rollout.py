@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mappa.engine.base import Engine
-from mappa.errors import ConfigError, EngineError
+from mappa.errors import ConfigError, EngineError, MappaError
 from mappa.play.agent import Agent
 from mappa.play.scene import Scene
 from mappa.search.base import Search
@@ -136,6 +136,7 @@ class Rollout:
 
         Raises:
             TaskError: a task's file is gone.
+            Whatever a listener raises; what else goes wrong in one episode is that episode's `error`.
         """
         for listener in listeners:
             await listener.on_rollout_start(purpose, sum(map(len, work)))
@@ -174,9 +175,15 @@ class Rollout:
     ) -> Episode:
         parent, shared = branch or (None, 0)
 
+        broken: list[Exception] = []
+
         async def on_action(task: Task, actions: tuple[Action, ...]) -> None:
-            for listener in listeners:
-                await listener.on_action(purpose, task, actions)
+            try:
+                for listener in listeners:
+                    await listener.on_action(purpose, task, actions)
+            except Exception as failure:
+                broken.append(failure)  # not the episode's
+                raise
 
         started = time.monotonic()
         answer, grade, error = None, None, None
@@ -201,6 +208,10 @@ class Rollout:
                 answer = await self.team.play(scene)
             except (EngineError, SandboxError) as failure:
                 error = str(failure)
+            except Exception as failure:  # boundary: the episode fails, and is counted; what ends the run is our own
+                if isinstance(failure, MappaError) or failure in broken:
+                    raise
+                error = f"the episode failed: {_named(failure)}"
             else:
                 grade, error = await self._grade(job.task, answer, scene)
         return Episode(
@@ -229,4 +240,9 @@ class Rollout:
         except TimeoutError:
             return None, f"grading took longer than {GRADE_SECONDS:g} s"
         except Exception as failure:  # noqa: BLE001 - boundary: the episode fails, and is counted
-            return None, f"the grader failed: {type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
+            return None, f"the grader failed: {_named(failure)}"
+
+
+def _named(failure: Exception) -> str:
+    """In one line."""
+    return f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"

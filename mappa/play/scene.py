@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mappa.engine.base import Engine
 from mappa.errors import EngineError, TaskError
+from mappa.play.places import located, told_names
 from mappa.types import Action, Task, ToolRun
 
 if TYPE_CHECKING:
@@ -60,22 +61,22 @@ class Scene:
                     content = await asyncio.to_thread(Path(path).read_bytes)
                 except OSError as error:
                     raise TaskError(f"task {self.task.id}: its file {name} cannot be read: {error}") from error
-                self.session.workspace.write(name, content)
-            self._files = self.session.workspace.list()
+                await asyncio.to_thread(self.session.workspace.write, name, content)
+            self._files = await asyncio.to_thread(self.session.workspace.list)
         return self.session
 
     async def run(self, code: str) -> tuple[ToolRun, tuple[str, ...]]:
-        """Execute `code` in the episode's kernel; also the files that are new or changed."""
+        """Execute `code` in the episode's kernel; also the files that are new or changed, as they may be told."""
         session = await self.kernel()
         result = await session.execute(code)
-        text = self.chat.cut(self.chat.clean(result.to_text()), self.tool_tokens)
-        before, self._files = self._files, session.workspace.list()
-        changed = tuple(sorted(name for name, info in self._files.items() if before.get(name) != info))
+        text = self.chat.cut(self.chat.clean(located(result).to_text()), self.tool_tokens)
+        before, self._files = self._files, await asyncio.to_thread(session.workspace.list)
+        changed = told_names((n for n, info in self._files.items() if before.get(n) != info), self.chat.clean)
         return ToolRun(code, text, str(result.status), result.duration, result.kernel_restarted), changed
 
     def files(self) -> tuple[str, ...]:
-        """Workspace files as of the last execution."""
-        return tuple(sorted(self._files))
+        """Workspace files as of the last execution, as they may be told."""
+        return told_names(self._files, self.chat.clean)
 
     def told(self) -> dict[str, str]:
         """What every prompt may use: the task, and the files there are, at first the task's own."""

@@ -139,10 +139,10 @@ def run(policy: KernelPolicy) -> None:
     """Serve the connection file of `policy` until told to stop."""
     BoundedOutStream.keep = policy.output_chars // 2
     BoundedSession.text_chars = policy.output_chars
-    BoundedSession.blob_bytes = policy.message_bytes // 2
+    BoundedSession.folder = policy.working_dir
     os.chdir(policy.working_dir)
     sys.argv = ["kernel"]
-    sys.path.insert(0, "")
+    sys.path.append("")  # last: a file of the workspace must not stand in for a module the kernel needs
     app = SandboxKernelApp.instance(config=_config(policy))
     app.initialize([])
     for stream in (sys.stdout, sys.stderr):

@@ -14,20 +14,24 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from . import libc
-from .boot import become_kernel
+from . import libc, storage
+from .hardening import harden
 from .namespaces import enter_namespaces
 from .policy import KernelPolicy
+from .supervisor import supervise
 
 _MESSAGE_BYTES = 65_536
 
 
 def serve(config: dict[str, Any]) -> None:
     """Until the host closes the socket, or dies."""
-    if not config["namespaces"]:  # else bubblewrap sees to it
+    if config["namespaces"]:  # else bubblewrap sees to the rest
+        storage.prepare()
+    else:
         libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != config["parent"]:
             return
+    os.environ.clear()
     os.environ.update(config["environment"])
     orders = socket.socket(fileno=config["fd"])
     for name in ("_sandbox_kernel.app", *config["preload"]):
@@ -43,20 +47,32 @@ def serve(config: dict[str, Any]) -> None:
     server = os.getpid()
     while order := orders.recv(_MESSAGE_BYTES):
         try:
-            pid = os.fork()
-            if pid == 0:
-                _child(order.decode(), server, config["namespaces"])
-            pidfd = os.pidfd_open(pid)
-            orders.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))])
-            os.close(pidfd)
+            _obey(orders, json.loads(order), server, config["namespaces"])
         except OSError as error:
             orders.send(json.dumps({"error": str(error)}).encode())
+
+
+def _obey(orders: socket.socket, order: dict[str, Any], server: int, namespaces: bool) -> None:
+    if "forget" in order:
+        storage.forget(order["forget"])
+        orders.send(b"{}")
+        return
+    fds = [storage.lay_out(order["storage"])] if namespaces else []
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(order["policy"], server, namespaces)
+        fds.insert(0, os.pidfd_open(pid))
+        orders.sendmsg([b"{}"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _child(order: str, server: int, namespaces: bool) -> NoReturn:
     """Become what `order` says; nothing escapes into the loop of the parent."""
     try:
-        os.closerange(3, 1024)
+        libc.close_from(3)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         policy = KernelPolicy.from_json(order)
@@ -66,7 +82,12 @@ def _child(order: str, server: int, namespaces: bool) -> NoReturn:
         random.seed()
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()
-        become_kernel(policy, server)
+        os.environ.clear()
+        os.environ.update(policy.environment)
+        if policy.supervise:
+            supervise(server, policy.uid)
+        harden(policy)
+        sys.modules["_sandbox_kernel.app"].run(policy)
     except BaseException:  # noqa: BLE001 - boundary: whatever it was, this process must end here
         traceback.print_exc()
     finally:
@@ -79,4 +100,4 @@ def _own_streams(log_file: str) -> None:
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for source, target in ((null, 0), (null, 1), (log, 2)):
         os.dup2(source, target)
-    os.closerange(3, max(null, log) + 1)
+    libc.close_from(3)

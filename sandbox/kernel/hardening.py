@@ -21,11 +21,7 @@ def harden(policy: KernelPolicy) -> None:
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     abi = landlock.restrict(policy) if policy.landlock != "off" else 0
     if policy.seccomp:
-        seccomp.install_for(
-            network=policy.network,
-            own_pid_namespace=policy.own_pid_namespace,
-            signals_confined=abi >= landlock.SIGNAL_SCOPE_ABI,
-        )
+        seccomp.install_for(network=policy.network, own_namespaces=policy.own_pid_namespace, landlock_abi=abi)
 
 
 def _share_processors(policy: KernelPolicy) -> None:
@@ -50,10 +46,13 @@ def _become_user(policy: KernelPolicy) -> None:
 
 
 def _limit_resources(policy: KernelPolicy) -> None:
+    others = 0
+    if not policy.own_pid_namespace and policy.uid is None:  # the limit counts whatever the user runs
+        others = _tasks_of(os.getuid()) + 7 * policy.processes
     limits = {
         resource.RLIMIT_DATA: policy.data_bytes,
         resource.RLIMIT_AS: policy.address_space_bytes,
-        resource.RLIMIT_NPROC: policy.processes,
+        resource.RLIMIT_NPROC: policy.processes + others,
         resource.RLIMIT_FSIZE: policy.file_bytes,
         resource.RLIMIT_NOFILE: policy.open_files,
         resource.RLIMIT_MEMLOCK: 1 << 16,
@@ -65,3 +64,13 @@ def _limit_resources(policy: KernelPolicy) -> None:
             resource.setrlimit(which, (value, value))
     for which in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(which, (0, 0))
+
+
+def _tasks_of(uid: int) -> int:
+    """Processes and threads of a user."""
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                count += len(os.listdir(f"/proc/{pid}/task"))
+    return count

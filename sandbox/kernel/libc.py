@@ -18,6 +18,7 @@ PR_CAP_AMBIENT = 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 
 CAP_DAC_READ_SEARCH = 2
+_MNT_DETACH, _CLOSE_RANGE = 2, 436  # the same on every architecture
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
@@ -51,6 +52,23 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     """mount(2); raises OSError."""
     texts = [text.encode() if text else None for text in (source, target, kind, data)]
     _checked(_LIBC.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]), f"mount {kind or source} on {target}")
+
+
+def umount(target: str) -> None:
+    """Take a mount away at once, whoever still uses it; raises OSError."""
+    _checked(_LIBC.umount2(target.encode(), _MNT_DETACH), f"umount {target}")
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on, however large its number; raises OSError."""
+    syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0, what="close_range")
+
+
+def map_ids(uid: int, gid: int) -> None:
+    """In a new user namespace: be who one was."""
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
 
 
 def drop_bounding_set(keep: int | None = None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 from typing import NoReturn
 
@@ -46,24 +48,30 @@ def _unshare(policy: KernelPolicy) -> None:
         return
     uid, gid = os.getuid(), os.getgid()
     libc.unshare(flags | libc.CLONE_NEWUSER)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(text)
+    libc.map_ids(uid, gid)
 
 
 def _mount(policy: KernelPolicy) -> None:
     libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
     kept = [(root, os.open(root, os.O_PATH)) for root in policy.visible_roots]
-    size = f"mode=1777,size={policy.tmp_bytes}"
+    size = f"mode=1777,size={policy.tmp_bytes},nr_inodes={policy.tmp_files}"
     libc.mount("tmpfs", "/tmp", "tmpfs", _TMPFS, size)
     for root, fd in kept:
-        os.makedirs(root, 0o755)
+        os.makedirs(os.path.dirname(root), 0o755, exist_ok=True)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.mkdir(root, 0o755)
+        else:
+            os.close(os.open(root, os.O_CREAT | os.O_RDONLY, 0o644))
         libc.mount(f"/proc/self/fd/{fd}", root, flags=libc.MS_BIND)
         os.close(fd)
     libc.mount("tmpfs", "/dev/shm", "tmpfs", _TMPFS, size)
     for source, target in policy.mounts.items():
         libc.mount(source, target, flags=libc.MS_BIND)
+    libc.mount("/dev/full", "/dev/zero", flags=libc.MS_BIND)  # reads the same, and gives no memory that nobody counts
     libc.mount("proc", "/proc", "proc", _TMPFS | libc.MS_NOEXEC)
+    for name in ("tcp_rmem", "tcp_wmem"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/sys/net/ipv4/{name}", "w", encoding="ascii") as file:
+            file.write("4096 65536 212992")
     libc.mount("tmpfs", "/pool", "tmpfs", _TMPFS, "mode=0555,size=4096")  # covers the other kernels' folders
 
 
@@ -74,7 +82,7 @@ def _loopback_up() -> None:
 
 def _wait_for(child: int) -> NoReturn:
     """Collect the dead until `child` is among them, then end as it did."""
-    os.closerange(0, 3)
+    libc.close_from(0)
     while True:
         pid, status = os.wait()
         if pid == child:

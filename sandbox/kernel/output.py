@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import itertools
+import json
 import os
 import struct
 import sys
@@ -122,26 +125,76 @@ def clip(value: Any, limit: int) -> Any:
     return value
 
 
+_KINDS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/svg+xml": "svg",
+    "application/pdf": "pdf",
+    "text/html": "html",
+    "application/vnd.plotly.v1+json": "json",
+    "application/json": "json",
+}
+"""Displays that become files, best first."""
+_PICTURES = ("png", "jpg", "svg", "pdf")
+
+
+def save(data: dict[str, Any], folder: str) -> str:
+    """Save what a display has and text cannot show; returns what is to be read instead.
+
+    Pictures are always saved. Other kinds are where the text says no more than what it is (`<... object>`): a table
+    is text as well.
+    """
+    text = data.get("text/plain")
+    text = text if isinstance(text, str) else ""
+    says_nothing = not text or (text.startswith("<") and text.endswith(">"))
+    kind = next((k for k in _KINDS if k in data and (says_nothing or _KINDS[k] in _PICTURES)), None)
+    if kind is None:
+        return text
+    try:
+        name = _write(_bytes(data[kind]), _KINDS[kind], folder)
+    except (OSError, ValueError, TypeError) as error:
+        return f"{text}\n[not saved: {error}]".lstrip()
+    return f"{text}\n[saved as {name}]".lstrip()
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        return json.dumps(value).encode()
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        return value.encode("utf-8", "replace")
+
+
+def _write(data: bytes, ending: str, folder: str) -> str:
+    for number in itertools.count(1):
+        name = f"output-{number}.{ending}"
+        try:
+            with open(f"{folder}/{name}", "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            continue
+        return name
+    raise AssertionError
+
+
 class BoundedSession(Session):
     """Bounds every message at the one place all of them pass. Limits are set once, before it is made."""
 
     text_chars = 200_000
-    blob_bytes = 4 << 20
+    folder = "."
+    """Where displays are saved."""
 
     def serialize(self, msg: dict[str, Any], ident: Any = None) -> list[bytes]:
-        """As Session, with clipped contents."""
+        """As Session, with clipped contents, and displays as text."""
         kind, content = msg["header"]["msg_type"], msg["content"]
         if kind in ("stream", "error", "execute_reply"):
             msg = {**msg, "content": clip(content, self.text_chars)}
         elif kind in ("execute_result", "display_data", "update_display_data") and isinstance(
             content.get("data"), dict
         ):
-            data = {mime: self._clip_display(mime, value) for mime, value in content["data"].items()}
-            data = {mime: value for mime, value in data.items() if value is not None}
-            msg = {**msg, "content": {**content, "data": data}}
+            text = clip(save(content["data"], self.folder), self.text_chars)
+            msg = {**msg, "content": {**content, "data": {"text/plain": text}, "metadata": {}}}
         return super().serialize(msg, ident)
-
-    def _clip_display(self, mime: str, value: Any) -> Any:
-        if mime.startswith("text/"):
-            return clip(value, self.text_chars)
-        return None if isinstance(value, (str, bytes)) and len(value) > self.blob_bytes else value

@@ -26,7 +26,6 @@ class KernelPolicy:
     nice: int
     cpus: int
     output_chars: int
-    message_bytes: int
 
     slot: int = 0
     """Number of the kernel, for spreading kernels over the processors."""
@@ -34,8 +33,6 @@ class KernelPolicy:
     """User and group to become (only when started as root)."""
     read_anywhere: bool = False
     """Keep the right to read files of other users: needed where the interpreter lies in root's home."""
-    launcher: int = 0
-    """Pid of the process that starts this one, and without which it must not live."""
     supervise: bool = False
     """No pid namespace: keep a parent that takes every descendant down with the kernel."""
     own_pid_namespace: bool = True
@@ -48,8 +45,6 @@ class KernelPolicy:
     writable: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
     """Single files that may be read and written."""
-    shared_memory: str = ""
-    """A folder for the semaphores and buffers of multiprocessing: files only, no folders."""
     list_root: bool = False
     own_proc: bool = False
     """Allow /proc/<own pid> (without a pid namespace: no other)."""
@@ -62,9 +57,11 @@ class KernelPolicy:
     environment: dict[str, str] = field(default_factory=dict)
     """Replaces the environment; nothing is inherited."""
     mounts: dict[str, str] = field(default_factory=dict)
-    """Fork server with namespaces: host side -> place, bound before the confinement."""
+    """With namespaces: place in the fork server's view -> place in the kernel's, bound before the confinement."""
     visible_roots: list[str] = field(default_factory=list)
-    """Fork server with namespaces: folders below /tmp that must outlive the private /tmp."""
+    """With namespaces: folders below /tmp that must outlive the private /tmp."""
+    tmp_files: int = 20_000
+    """With namespaces: files in /tmp, and as many in /dev/shm."""
 
     def to_json(self) -> str:
         """One line of JSON."""

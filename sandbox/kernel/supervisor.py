@@ -7,15 +7,16 @@ import os
 import signal
 import time
 
-from . import libc
+from . import landlock, libc
 
 
-def supervise(launcher: int) -> None:
+def supervise(launcher: int, uid: int | None) -> None:
     """Fork; the child returns and becomes the kernel, the parent never returns.
 
     The parent adopts everything the kernel leaves behind (subreaper). When the kernel ends, when SIGTERM
     asks, or when its own parent dies, it kills all descendants until none is left, and exits. That parent
-    must be the process `launcher`: another one means that it died before this could be arranged.
+    must be the process `launcher`: another one means that it died before this could be arranged. `uid`: the
+    user the kernel will be, who has no other processes; None = the caller.
     """
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -24,6 +25,7 @@ def supervise(launcher: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.getppid() != launcher:
         os._exit(1)
+    apart = uid is None and landlock.confine_signals(launcher)
     kernel = os.fork()
     if kernel == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
@@ -34,7 +36,7 @@ def supervise(launcher: int) -> None:
     try:
         status = _watch(kernel, watched)
     finally:
-        end_descendants()
+        end_descendants(uid, apart)
         os._exit(status)
 
 
@@ -61,16 +63,39 @@ def _reap(kernel: int) -> int | None:
     return status
 
 
-def end_descendants(seconds: float = 10.0) -> None:
-    """Stop, then kill everything below this process; a fork bomb may race, so until nothing is left."""
+def end_descendants(uid: int | None, apart: bool, seconds: float = 30.0) -> None:
+    """Kill everything below this process, until nothing is left.
+
+    One kill(-1) reaches all at once, so that no fork can race it: as `uid`, or where signals leave this tree for
+    nobody (`apart`). Else each is stopped, then killed, which a fork bomb may outrun for a while.
+    """
     deadline = time.monotonic() + seconds
     while (below := descendants(os.getpid())) and time.monotonic() < deadline:
-        for order in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in below:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, order)
+        if apart:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+        elif uid is not None:
+            _kill_user(uid)
+        else:
+            for order in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in below:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, order)
         _reap(0)
         time.sleep(0.002)
+
+
+def _kill_user(uid: int) -> None:
+    """Every process of `uid`, by one that becomes `uid` for it."""
+    helper = os.fork()
+    if helper == 0:
+        with contextlib.suppress(OSError):
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os.kill(-1, signal.SIGKILL)
+        os._exit(0)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(helper, 0)
 
 
 def descendants(pid: int) -> list[int]:

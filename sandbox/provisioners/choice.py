@@ -8,48 +8,56 @@ from types import MappingProxyType
 
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
-from sandbox.kernel.landlock import available_abi
-from sandbox.provisioners.base import SandboxProvisioner
-from sandbox.provisioners.bubblewrap import BubblewrapProvisioner, Features, probe
+from sandbox.kernel.landlock import SIGNAL_SCOPE_ABI, available_abi
+from sandbox.provisioners.bubblewrap import Features, probe
 from sandbox.provisioners.forkserver import ForkServer
-from sandbox.provisioners.process import LandlockProvisioner, PlainProvisioner
-from sandbox.provisioners.zygote import ForkingProvisioner, LandlockZygoteProvisioner, ZygoteProvisioner
+from sandbox.provisioners.levels import Landlock, Namespaces, Plain
 
-PROVISIONERS: Mapping[str, type[SandboxProvisioner]] = MappingProxyType(
-    {
-        "zygote": ZygoteProvisioner,
-        "bubblewrap": BubblewrapProvisioner,
-        "landlock-zygote": LandlockZygoteProvisioner,
-        "landlock": LandlockProvisioner,
-        "none": PlainProvisioner,
-    }
-)
-"""By name; strongest first, of equals the fastest."""
+WAYS: Mapping[IsolationLevel, type[Plain]] = MappingProxyType({way.level: way for way in (Namespaces, Landlock, Plain)})
+"""Strongest first."""
+
+
+GAPS: Mapping[str, str] = MappingProxyType({"fork-bombs": "a fork bomb may outlive its kernel for a while"})
+"""What a level may fail to protect on some machines, by the name with which a user accepts it."""
+
+
+def gaps(level: IsolationLevel, own_user: bool) -> list[str]:
+    """Names of what `level` does not protect here. `own_user`: each kernel has a user of its own."""
+    if level is IsolationLevel.PROCESS and not own_user and available_abi() < SIGNAL_SCOPE_ABI:
+        return ["fork-bombs"]
+    return []
+
+
+def unaccepted(level: IsolationLevel, own_user: bool, accept: Sequence[str]) -> str:
+    """Why `level` is not taken without the user's word, in one line; empty where nothing stands against it."""
+    missing = [name for name in gaps(level, own_user) if name not in accept]
+    if not missing:
+        return ""
+    told = ", ".join(f"{GAPS[name]} (Landlock ABI {available_abi()})" for name in missing)
+    return f"{told}; to accept that: sandbox.accept=[{','.join(missing)}]"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A provisioner that is ready to launch kernels."""
+    """A level that is ready to launch kernels."""
 
-    name: str
-    provisioner: type[SandboxProvisioner]
+    way: Plain
+    forkserver: ForkServer
     features: Features | None = None
-    forkserver: ForkServer | None = None
 
     @property
     def level(self) -> IsolationLevel:
         """What it gives."""
-        return self.provisioner.level
+        return self.way.level
 
     def statement(self, reasons: Sequence[str]) -> str:
         """The one loud line; `reasons`: why stronger ways were not taken."""
         tried = f"; not used: {'; '.join(reasons)}" if reasons else ""
-        return f"sandbox isolation level = {self.level} ({self.name}): {describe(self.level, self.features)}{tried}"
+        return f"sandbox isolation level = {self.level}: {describe(self.level, self.features)}{tried}"
 
     async def close(self) -> None:
         """End what `prepare` started."""
-        if self.forkserver is not None:
-            await self.forkserver.close()
+        await self.forkserver.close()
 
 
 def describe(level: IsolationLevel, features: Features | None = None) -> str:
@@ -63,32 +71,29 @@ def describe(level: IsolationLevel, features: Features | None = None) -> str:
     return f"own pid, net, ipc, uts and mount namespaces, no network, seccomp, {landlock}, resource limits{proc}"
 
 
-async def prepare(name: str, folder: str, preload: Sequence[str]) -> Choice:
-    """Start what `name` needs before its first kernel. Raises KernelStartError or OSError with the cause."""
-    provisioner = PROVISIONERS[name]
-    features = await probe() if provisioner.level is IsolationLevel.NAMESPACE else None
-    forkserver = None
-    if issubclass(provisioner, ForkingProvisioner):
-        forkserver = ForkServer(folder, preload, features)
-        await forkserver.start()
-    return Choice(name, provisioner, features, forkserver)
+async def prepare(level: IsolationLevel, folder: str, preload: Sequence[str]) -> Choice:
+    """Start what `level` needs before its first kernel. Raises KernelStartError or OSError with the cause."""
+    features = await probe() if level is IsolationLevel.NAMESPACE else None
+    forkserver = ForkServer(folder, preload, features, WAYS[level].variables)
+    await forkserver.start()
+    return Choice(WAYS[level](), forkserver, features)
 
 
-def candidates(name: str, require: IsolationLevel, allow_unsafe: bool) -> list[str]:
+def candidates(level: str, require: IsolationLevel, allow_unsafe: bool) -> list[IsolationLevel]:
     """What may be tried, in order. Raises ValueError for an unknown name."""
-    if name != "auto" and name not in PROVISIONERS:
-        raise ValueError(f"unknown sandbox provisioner {name!r}: auto or one of {', '.join(PROVISIONERS)}")
+    if level != "auto" and level not in WAYS:
+        raise ValueError(f"unknown sandbox level {level!r}: auto or one of {', '.join(WAYS)}")
     unsafe = allow_unsafe and require is not IsolationLevel.NAMESPACE
     accepted: Callable[[IsolationLevel], bool] = lambda level: (  # noqa: E731
         unsafe if level is IsolationLevel.NONE else level.covers(require)
     )
-    return [n for n, p in PROVISIONERS.items() if name in ("auto", n) and accepted(p.level)]
+    return [name for name in WAYS if level in ("auto", name) and accepted(name)]
 
 
-def refusal(name: str, require: IsolationLevel, reasons: Sequence[str]) -> SandboxUnavailableError:
+def refusal(level: str, require: IsolationLevel, reasons: Sequence[str]) -> SandboxUnavailableError:
     """The one clear line, with a way out."""
     if not reasons:
-        reasons = [f"provisioner {name!r} does not give it, or needs sandbox.allow_unsafe=true"]
+        reasons = [f"sandbox.level={level} does not give it, or needs sandbox.allow_unsafe=true"]
     return SandboxUnavailableError(
         f"no sandbox of level {require!s} or better works here ({'; '.join(reasons)}); "
         "install bubblewrap, see sandbox/README.md, or run `python -m sandbox doctor`"

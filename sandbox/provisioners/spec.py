@@ -1,4 +1,4 @@
-"""What a session asks of a provisioner, and the parts of the answer that are the same at every level."""
+"""What a session asks for, and the parts of a kernel's orders that are the same at every level."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.errors import KernelStartError
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.limits import MIB, ResourceLimits
 
@@ -16,27 +17,41 @@ KERNEL_PACKAGE = str(Path(__file__).parent.parent / "kernel")
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What a session asks of its provisioner."""
+    """One kernel of one session."""
 
     limits: ResourceLimits
-    workspace: str
-    """Host path of the only folder the code may change."""
-    control: str
-    """Host path of an own, empty, short-named folder for sockets and orders."""
+    folder: str
+    """Host path of the session's own, short-named folder."""
+    generation: int = 1
+    """Which kernel of the session."""
     slot: int = 0
+    """Number of the session."""
     uid: int | None = None
     """User to run as; None = the caller."""
-    features: Any = None
-    """What the machine's bubblewrap can do, for the provisioner that uses it; None = find out."""
-    forkserver: Any = None
-    """ForkServer, for the provisioners that need one."""
+
+    @property
+    def run(self) -> str:
+        """Name of the folder for this kernel's sockets and orders."""
+        return f"run{self.generation}"
+
+
+_PYTHON_NEEDS = ("bin", "lib", "lib32", "lib64", "pyvenv.cfg")
 
 
 def python_roots() -> list[str]:
-    """Folders outside /usr the interpreter needs: the virtual environment and the base installation."""
+    """Folders and files outside /usr the interpreter needs, of its virtual environment and of the base installation.
+
+    What else lies beside them (a project with its environment in it) is none of the code's business. Raises
+    KernelStartError where the working folder or the home is within.
+    """
     base = os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))
-    roots = [sys.prefix, os.path.realpath(sys.base_prefix), base]
-    return [root for root in dict.fromkeys(roots) if root not in ("/", "/usr")]
+    roots = dict.fromkeys([sys.prefix, os.path.realpath(sys.base_prefix), base])
+    needed = [f"{root}/{name}" for root in roots if root not in ("/", "/usr") for name in _PYTHON_NEEDS]
+    for path in needed:
+        for private in (os.getcwd(), os.path.expanduser("~")):
+            if os.path.realpath(f"{private}/x").startswith(os.path.realpath(path) + "/"):
+                raise KernelStartError(f"{private} lies in {path}, which code needs to read; work in another folder")
+    return [path for path in needed if os.path.exists(path) and not os.path.islink(path)]
 
 
 def base_policy(spec: LaunchSpec, run_folder: str, working_dir: str, home: str, **changes: Any) -> KernelPolicy:
@@ -54,7 +69,6 @@ def base_policy(spec: LaunchSpec, run_folder: str, working_dir: str, home: str, 
         nice=limits.nice,
         cpus=limits.cpus,
         output_chars=limits.output_chars,
-        message_bytes=limits.message_mib * MIB,
         slot=spec.slot,
         home=home,
         **{"uid": spec.uid, "processes": limits.processes, "environment": environment(limits.cpus, home), **changes},

@@ -11,6 +11,7 @@ import pytest
 
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.engine.hf import HFEngine
+from mappa.errors import TaskError
 from mappa.play import rollout
 from mappa.play.agent import Agent
 from mappa.types import Grade, Task
@@ -92,3 +93,47 @@ async def test_who_shares_a_batch_does_not_depend_on_timing():
     assert found[0] == found[1]
     assert all(len({seed % 2 for seed in batch}) == 1 for batch in found[0]), "groups share no batch"
     assert len(found[0]) >= 8
+
+
+class Raising(Echo):
+    """A team that meets the worst."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+
+    async def play(self, scene) -> str:
+        if scene.task.id == "good":
+            return "fine"
+        raise self.failure
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), TypeError("x"), MemoryError("x")])
+async def test_whatever_goes_wrong_in_one_episode_is_its_error(failure: Exception):
+    played = rollout.Rollout(Raising(failure), Moody(), BaseEngine(), None, None, concurrency=2, tool_tokens=100)
+    jobs = [[rollout.Job(text, Task(text, text), 0)] for text in ("good", "bad")]
+    good, bad = await played.collect(jobs, "train", (), 1.0, 1.0)
+    assert (good.error, good.grade.score) == (None, 1.0)
+    assert bad.error == f"the episode failed: {type(failure).__name__}: {failure}"
+
+
+class Deaf(rollout.Listener):
+    """A callback with a fault."""
+
+    async def on_action(self, purpose, task, actions) -> None:
+        raise ZeroDivisionError
+
+
+class Acting(Echo):
+    async def play(self, scene) -> str:
+        await scene.on_action(scene.task, ())
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("team", "listeners", "error"),
+    [(Raising(TaskError("gone")), (), TaskError), (Acting(), (Deaf(),), ZeroDivisionError)],
+)
+async def test_a_lost_file_and_a_faulty_callback_end_the_run(team, listeners, error):
+    played = rollout.Rollout(team, Moody(), BaseEngine(), None, None, concurrency=2, tool_tokens=100)
+    with pytest.raises(error):
+        await played.collect([[rollout.Job("bad", Task("bad", "bad"), 0)]], "train", listeners, 1.0, 1.0)

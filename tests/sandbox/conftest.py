@@ -9,28 +9,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from sandbox import KernelPool, KernelSession, ResourceLimits, SandboxUnavailableError
+from sandbox import KernelPool, KernelSession, SandboxUnavailableError
+from sandbox.proof.attacks import LIMITS
 
-KINDS = ("zygote", "landlock-zygote", "bubblewrap", "landlock")
-"""Every provisioner that isolates."""
-
-LIMITS = ResourceLimits(
-    interrupt_seconds=1.0,
-    process_memory_mib=700,
-    total_memory_mib=900,
-    processes=96,
-    file_mib=48,
-    workspace_mib=64,
-    workspace_files=3000,
-    tmp_mib=32,
-    message_mib=4,
-)
+KINDS = ("namespace", "process")
+"""Every level that isolates."""
 
 OpenPool = Callable[..., Awaitable[KernelPool]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`kind`: every provisioner that isolates; a plain run takes the strongest of each of `metafunc.module.LEVELS`."""
+    """`kind`: every level that isolates; a plain run takes the first of `metafunc.module.LEVELS`."""
     if "kind" in metafunc.fixturenames:
         here = KINDS if shutil.which("bwrap") else KINDS[1:]
         fast = here[: getattr(metafunc.module, "LEVELS", 1)]
@@ -39,9 +28,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 async def open_pool(kind: str, **changes: object) -> KernelPool:
     """A started pool, or a skip that says why this machine has none of that kind."""
-    if kind in ("zygote", "bubblewrap") and shutil.which("bwrap") is None:
+    if kind == "namespace" and shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
-    settings: dict[str, object] = {"limits": LIMITS, "warm": 2, "preload": ("numpy",), "provisioner": kind}
+    settings: dict[str, object] = {"limits": LIMITS, "warm": 2, "preload": ("numpy",), "level": kind}
     pool = KernelPool(**{**settings, "allow_unsafe": kind == "none", **changes})  # type: ignore[arg-type]
     try:
         return await pool.start()

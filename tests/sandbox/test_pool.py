@@ -19,7 +19,9 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 from sandbox import KernelPool, SandboxError, SandboxUnavailableError
-from sandbox.provisioners.process import LandlockProvisioner
+from sandbox.live import CLOSED
+from sandbox.pool import DEFAULT_PRELOAD
+from sandbox.provisioners.levels import Landlock
 
 FAST = {"preload": ()}
 
@@ -43,7 +45,7 @@ async def test_nothing_is_left_behind(open_pool, kind, base):
     pool = await open_pool(kind, base_dir=base, **FAST)
     async with pool.session() as session:
         await session.execute("import os\nif os.fork() == 0:\n os.setsid()\n import time; time.sleep(1000)")
-        pids = [session.kernel.pid, session.kernel.provisioner.kernel_pid()]
+        pids = [session.kernel.pid, session.kernel.kernel_pid()]
         folder = session.workspace.path
     assert not _exists(folder)
     await pool.close()
@@ -68,7 +70,7 @@ async def test_one_loud_line_says_the_level(open_pool, kind, caplog):
         pool = await open_pool(kind, warm=0, **FAST)
     await pool.close()
     assert [record.message for record in caplog.records] == [pool.statement]
-    assert pool.statement.startswith(f"sandbox isolation level = {'process' if 'landlock' in kind else 'namespace'}")
+    assert pool.statement.startswith(f"sandbox isolation level = {kind}")
 
 
 async def test_sessions_are_apart_and_bounded(open_pool, kind):
@@ -99,7 +101,7 @@ async def test_a_kernel_that_died_while_warm_is_not_handed_out(open_pool, kind):
     pool = await open_pool(kind, warm=1, **FAST)
     async with pool:
         spare = pool._ready[0]
-        await spare.kernel.provisioner.kill()
+        await spare.kernel.kill(CLOSED)
         async with pool.session() as session:
             assert session is not spare
             assert (await session.execute("1 + 1")).result == "2"
@@ -117,9 +119,10 @@ async def test_a_closed_session_refuses(open_pool, kind):
             pass
 
 
-async def test_a_dead_fork_server_is_replaced(open_pool):
-    pool = await open_pool("landlock-zygote", warm=0, **FAST)
+async def test_a_dead_fork_server_is_replaced(open_pool, kind):
+    pool = await open_pool(kind, warm=0, **FAST)
     async with pool, pool.session() as session:
+        session.workspace.write("in/data.csv", b"1")
         server = pool._choice.forkserver._process
         server.kill()
         server.wait()
@@ -127,6 +130,21 @@ async def test_a_dead_fork_server_is_replaced(open_pool):
         if not result.ok:  # the kernel was on its way out when the code was sent
             result = await session.execute("1 + 1")
         assert result.result == "2"
+        assert (await session.execute("open('in/data.csv').read()")).result == "'1'"
+
+
+CROSS_VALIDATION = """
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+print(cross_val_score(LogisticRegression(max_iter=500), *load_iris(return_X_y=True), n_jobs=-1).mean() > 0.9)
+"""
+
+
+async def test_honest_work_in_parallel_where_the_libraries_are_preloaded(open_pool):
+    pool = await open_pool("process", warm=0, preload=DEFAULT_PRELOAD)
+    async with pool, pool.session() as session:
+        assert (await session.execute(CROSS_VALIDATION, timeout=60)).to_text() == "True"
 
 
 async def test_without_bubblewrap_the_next_level_is_taken_and_said(monkeypatch):
@@ -136,12 +154,12 @@ async def test_without_bubblewrap_the_next_level_is_taken_and_said(monkeypatch):
         await KernelPool(require="namespace", warm=0, preload=()).start()
     async with KernelPool(warm=0, preload=()) as pool:
         assert pool.level == "process"
-        assert "not used: zygote: bubblewrap is not installed" in pool.statement
+        assert "not used: namespace: bubblewrap is not installed" in pool.statement
 
 
 async def test_where_nothing_works_only_allow_unsafe_starts(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(LandlockProvisioner, "pretend_abi", -1)
+    monkeypatch.setattr(Landlock, "pretend_abi", -1)
     for settings in ({}, {"require": "none"}, {"require": "namespace", "allow_unsafe": True}):
         with pytest.raises(SandboxUnavailableError) as refused:
             await KernelPool(warm=0, preload=(), **settings).start()
@@ -151,6 +169,21 @@ async def test_where_nothing_works_only_allow_unsafe_starts(monkeypatch):
         assert (await session.execute("1 + 1")).result == "2"
 
 
+async def test_what_is_not_protected_has_to_be_accepted(monkeypatch):
+    """An ordinary user at level `process` on a kernel whose Landlock does not know signals."""
+    for module in ("sandbox.folder", "sandbox.pool"):
+        monkeypatch.setattr(f"{module}.user_base", lambda: None, raising=False)
+    monkeypatch.setattr("sandbox.provisioners.choice.available_abi", lambda: 5)
+    with pytest.raises(SandboxUnavailableError, match=r"sandbox\.accept=\[fork-bombs\]") as refused:
+        await KernelPool(level="process", warm=0, preload=()).start()
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="only fork-bombs can be accepted"):
+        KernelPool(accept=["everything"])
+    if os.geteuid():
+        async with KernelPool(level="process", warm=0, preload=(), accept=["fork-bombs"]) as pool:
+            assert pool.level == "process"
+
+
 async def test_no_kernel_is_root(open_pool, kind):
     pool = await open_pool(kind, warm=0, **FAST)
     async with pool, pool.session() as session:
@@ -158,7 +191,7 @@ async def test_no_kernel_is_root(open_pool, kind):
     assert result.result == "False"
 
 
-@pytest.mark.parametrize(("name", "kind_"), [("sandbox-bubblewrap", "bubblewrap"), ("sandbox-landlock", "landlock")])
+@pytest.mark.parametrize(("name", "kind_"), [("sandbox-namespace", "namespace"), ("sandbox-process", "process")])
 async def test_a_plain_kernel_manager_can_use_the_provisioners(name, kind_, open_pool):
     """The ecosystem's own extension point: a kernelspec names the provisioner, nothing else of ours is used."""
     await (await open_pool(kind_, warm=0)).close()
@@ -175,6 +208,10 @@ async def test_a_plain_kernel_manager_can_use_the_provisioners(name, kind_, open
         await client.wait_for_ready(timeout=60)
         reply = await client.execute_interactive("assert 6 * 7 == 42", timeout=60)
         assert reply["content"]["status"] == "ok"
+        await manager.restart_kernel(now=True)
+        await client.wait_for_ready(timeout=60)
+        reply = await client.execute_interactive("assert 6 * 7 == 42", timeout=60)
+        assert reply["content"]["status"] == "ok"
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
@@ -184,7 +221,7 @@ TRAINER = """
 import asyncio, json, os, sys
 from sandbox import KernelPool
 async def main():
-    pool = await KernelPool(warm=1, preload=(), provisioner=sys.argv[1], base_dir=sys.argv[2], freeze=False).start()
+    pool = await KernelPool(warm=1, preload=(), level=sys.argv[1], base_dir=sys.argv[2], freeze=False).start()
     async with pool.session() as session:
         await session.execute('''
 import os, time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import struct
@@ -47,7 +48,7 @@ def outcome(machine: str, name: str, *arguments: int, **settings: object) -> int
     return run(program(machine, **settings), number, *arguments, arch=AUDIT_ARCH[machine])
 
 
-@pytest.mark.parametrize("settings", [{"network": True}, {"foreign_processes": True}, {"signals_to": 77}])
+@pytest.mark.parametrize("settings", [{"network": True}, {"foreign": True}, {"signals_to": 77}])
 def test_ordinary_calls_pass_and_every_denied_one_fails(machine, settings):
     assert outcome(machine, "read", **settings) == ALLOW
     assert outcome(machine, "execve", **settings) == ALLOW
@@ -105,14 +106,48 @@ def test_signals_reach_only_the_kernel_itself(machine):
 
 def test_other_processes_keep_their_limits(machine):
     for name in ("prlimit64", "sched_setaffinity"):
-        assert outcome(machine, name, 0, foreign_processes=True) == ALLOW
-        assert outcome(machine, name, 1234, foreign_processes=True) == ERRNO | seccomp.EPERM
-    assert outcome(machine, "setpriority", 0, 1234, foreign_processes=True) == ERRNO | seccomp.EPERM
-    assert outcome(machine, "sched_setscheduler", 1234, foreign_processes=True) == ERRNO | seccomp.PRETEND
+        assert outcome(machine, name, 0, foreign=True) == ALLOW
+        assert outcome(machine, name, 1234, foreign=True) == ERRNO | seccomp.EPERM
+    for name, process in (("setpriority", 0), ("ioprio_set", 1)):
+        assert outcome(machine, name, process, 0, foreign=True) == ALLOW
+        for kind, who in ((process, 1234), (process + 1, 0), (process + 2, 0)):
+            assert outcome(machine, name, kind, who, foreign=True) == ERRNO | seccomp.EPERM
+    assert outcome(machine, "sched_setscheduler", 1234, foreign=True) == ERRNO | seccomp.PRETEND
+
+
+def test_memory_of_no_file_is_not_shared(machine):
+    """No limit sees it: mapped, touched and let go again it stays."""
+    shared, shared_validate, private, anonymous = 1, 3, 2, 0x20
+    for flags in (shared, shared_validate):
+        assert outcome(machine, "mmap", 0, 4096, 3, flags | anonymous) == ERRNO | seccomp.ENOMEM
+        assert outcome(machine, "mmap", 0, 4096, 3, flags) == ALLOW
+    assert outcome(machine, "mmap", 0, 4096, 3, private | anonymous) == ALLOW
+
+
+def test_where_landlock_does_not_know_truncation_nothing_is_cut(machine):
+    old = {"truncation_confined": False}
+    assert outcome(machine, "truncate", **old) == ERRNO | seccomp.EACCES
+    assert outcome(machine, "openat2", **old) == ERRNO | seccomp.ENOSYS
+    for name, before in (("open", 1), ("openat", 2)):
+        if syscall_number(name, machine) is not None:
+            arguments = [0] * before
+            assert outcome(machine, name, *arguments, os.O_RDONLY | os.O_TRUNC, **old) == ERRNO | seccomp.EACCES
+            assert outcome(machine, name, *arguments, os.O_RDONLY | os.O_TRUNC) == ALLOW
+            for flags in (os.O_RDONLY, os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+                assert outcome(machine, name, *arguments, flags, **old) == ALLOW
+
+
+def test_modes_and_times_of_others_stay(machine):
+    for name in seccomp._METADATA:
+        if syscall_number(name, machine) is not None:
+            assert outcome(machine, name) == ALLOW
+            assert outcome(machine, name, foreign=True) == ERRNO | seccomp.PRETEND
+    assert outcome(machine, "ioctl", 3, 0x40086602, foreign=True) == ERRNO | seccomp.EPERM
+    assert outcome(machine, "ioctl", 3, 0x5401, foreign=True) == ALLOW
 
 
 def test_jumps_fit_and_every_path_returns(machine):
-    instructions = program(machine, foreign_processes=True, signals_to=1)
+    instructions = program(machine, foreign=True, signals_to=1)
     assert len(instructions) < 4096
     for position, (code, if_true, if_false, _) in enumerate(instructions):
         if code & 0x07 == 0x05:
@@ -126,7 +161,7 @@ def test_numbers_agree_with_the_system_headers():
     if platform.machine() != "x86_64" or not header.exists():
         pytest.skip("no x86_64 kernel headers here")
     known = dict(re.findall(r"#define __NR_(\w+) (\d+)", header.read_text()))
-    names = [*seccomp._DENIED, *seccomp._FILTERED]
+    names = [*seccomp._DENIED, *seccomp._METADATA, *seccomp._UNCONFINED, *seccomp._FILTERED]
     ours = {name: syscall_number(name, "x86_64") for name in names if name in known}
     wrong = {name: n for name, n in ours.items() if n not in (None, int(known[name]))}
     assert wrong == {}
@@ -137,7 +172,7 @@ def test_aarch64_numbers_agree_with_the_generic_headers():
     if not header.exists():
         pytest.skip("no kernel headers here")
     known = dict(re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)", header.read_text()))
-    names = [*seccomp._DENIED, *seccomp._FILTERED]
+    names = [*seccomp._DENIED, *seccomp._METADATA, *seccomp._UNCONFINED, *seccomp._FILTERED]
     ours = {name: syscall_number(name, "aarch64") for name in names if name in known}
     wrong = {name: n for name, n in ours.items() if n not in (None, int(known[name]))}
     assert wrong == {}

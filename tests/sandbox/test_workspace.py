@@ -12,16 +12,17 @@ from sandbox.workspace import remove_tree, usage
 
 
 @pytest.fixture
-def workspace(tmp_path) -> Workspace:
+def workspace(tmp_path):
     (tmp_path / "secret").write_text("secret")
-    return Workspace(str(tmp_path / "ws"))
+    (tmp_path / "ws").mkdir()
+    opened = Workspace(str(tmp_path / "ws"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
-def inside(workspace):
-    from pathlib import Path
-
-    return Path(workspace.path)
+def inside(tmp_path, workspace):
+    return tmp_path / "ws"
 
 
 def test_round_trip_and_listing(workspace):
@@ -133,10 +134,10 @@ def test_usage_counts_blocks_and_stops_early(workspace, inside):
     for i in range(50):
         (inside / f"f{i}").write_bytes(b"x" * 5000)
     (inside / "link").symlink_to("/usr")
-    size, entries = usage(workspace.path, 1 << 40, 1 << 40)
+    size, entries = usage(str(inside), 1 << 40, 1 << 40)
     assert entries == 51
     assert size >= 50 * 5000
-    assert usage(workspace.path, 1 << 40, 10)[1] == 11
+    assert usage(str(inside), 1 << 40, 10)[1] == 11
     assert usage("/nowhere", 1, 1) == (0, 0)
 
 

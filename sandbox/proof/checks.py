@@ -1,6 +1,6 @@
 """Attempts to get out, for the self-check and the tests: each is code that prints HELD or ESCAPED.
 
-`P` is the dictionary of things planted outside for the attempt to find, see `sandbox.planted`. Every attempt is
+`P` is the dictionary of things planted outside for the attempt to find, see `sandbox.proof.planted`. Every attempt is
 harmless when it succeeds.
 """
 
@@ -97,8 +97,20 @@ FILES = (
     Check("kernel-memory-and-log", "attempt(lambda: open('/dev/kmsg') or open('/dev/mem'))", open_without=False),
     Check("sysctl", "attempt(lambda: open('/proc/sys/kernel/core_pattern', 'w'))", open_without=False),
     Check("device-node", "attempt(lambda: os.mknod('d', 0o20666, os.makedev(1, 1)) or True)", open_without=False),
+    Check("mode-of-others", "def go():\n os.chmod(P['cut'], 0o640)\n return os.stat(P['cut']).st_mode & 7 != 6\n"
+          "attempt(go)", open_without=False),
+    Check("times-of-others", "def go():\n os.utime(P['cut'], (7, 7))\n return os.stat(P['cut']).st_mtime == 7\n"
+          "attempt(go)", open_without=False),
+    Check("attributes-of-others", "attempt(lambda: os.setxattr(P['cut'], 'user.x', b'1') or True)", open_without=False),
+    Check("truncation", "attempt(lambda: os.truncate(P['cut'], 1) or True)"),
+    Check("truncation-by-opening", "attempt(lambda: os.open(P['cut'], os.O_RDONLY | os.O_TRUNC))"),
+    Check("shared-memory-file", "attempt(lambda: open(P['shared_file']).read())"),
+    Check("shared-memory-segment", "libc = ctypes.CDLL(None)\nlibc.shmat.restype = ctypes.c_void_p\n"
+          "attempt(lambda: libc.shmat(P['segment'], None, 0o10000) not in (None, ctypes.c_void_p(-1).value))"),
+    Check("watching-a-folder", "libc = ctypes.CDLL(None)\n"
+          "attempt(lambda: libc.inotify_add_watch(libc.inotify_init(), P['folder'].encode(), 0xFFF) >= 0)"),
     Check("other-kernels-files", "attempt(lambda: os.listdir(P['other_workspace']))", open_without=False),
-)
+)  # fmt: skip
 
 _UDP = """
 def ask():
@@ -139,6 +151,14 @@ PROCESSES = (
     ),
     Check("signal-the-trainer", _STILL_THERE.format(action="os.kill(P['trainer'], 0)"), open_without=False),
     Check("renice-another-process", _STILL_THERE.format(action="os.setpriority(os.PRIO_PROCESS, P['victim'], 19)")),
+    Check(
+        "renice-a-user",
+        "def go():\n"
+        " try: os.setpriority(os.PRIO_USER, 3_999_999, 19)\n"
+        " except ProcessLookupError: return not P['alone']  # nobody was there, but it may"
+        "\n"
+        "attempt(go)",
+    ),
     Check(
         "limit-another-process",
         "import resource\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from sandbox.isolation import IsolationLevel
 from sandbox.provisioners.spec import python_roots
 from sandbox.session import KernelSession
 from sandbox.workspace import remove_tree
@@ -36,14 +38,18 @@ def planted(session: KernelSession, other: KernelSession) -> Iterator[str]:
                 "marker": marker,
                 "victim": _victim(marker, uid, stack).pid,
                 "trainer": os.getpid(),
+                "alone": session.kernel.way.level is IsolationLevel.NAMESPACE,
                 "folder": folder,
                 "secret": f"{folder}/secret",
                 "open_folder": f"{folder}/open",
+                "cut": f"{folder}/cut",
+                "shared_file": _share(marker, stack),
+                "segment": _segment(stack),
                 "setuid_id": f"{folder}/setuid-id",
                 "home": home,
                 "home_names": [name for name in os.listdir(home) if not _holds_python(f"{home}/{name}")],
                 "other_workspace": other.workspace.path,
-                "other_socket": f"{other.kernel.spec.control}/run/k-1",
+                "other_socket": f"{other.workspace.path}/../{other.kernel.spec.run}/k-1",
                 **listeners,
             }
         )
@@ -60,12 +66,33 @@ def _fill(folder: str, marker: str) -> None:
     with open(f"{folder}/secret", "w", encoding="ascii") as file:
         file.write(marker)
     os.chmod(f"{folder}/secret", 0o644)
+    with open(f"{folder}/cut", "w", encoding="ascii") as file:
+        file.write("whole")
+    os.chmod(f"{folder}/cut", 0o666)
     os.mkdir(f"{folder}/open")
     with open(f"{folder}/open/old", "w", encoding="ascii") as file:
         file.write("old")
     os.chmod(f"{folder}/open", 0o777)
     shutil.copy("/usr/bin/id", f"{folder}/setuid-id")
     os.chmod(f"{folder}/setuid-id", 0o4755)
+
+
+def _share(marker: str, stack: contextlib.ExitStack) -> str:
+    """A file in the machine's shared memory that everybody may read."""
+    path = f"/dev/shm/{marker}"
+    with open(path, "w", encoding="ascii") as file:
+        file.write(marker)
+    stack.callback(os.unlink, path)
+    os.chmod(path, 0o644)
+    return path
+
+
+def _segment(stack: contextlib.ExitStack) -> int:
+    """A System V segment that everybody may use."""
+    libc = ctypes.CDLL(None)
+    number = libc.shmget(0, 4096, 0o1666)
+    stack.callback(libc.shmctl, number, 0, None)
+    return number
 
 
 def _victim(marker: str, uid: int | None, stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:

@@ -10,15 +10,19 @@ import platform
 import statistics
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
-from sandbox.checks import CHECKS, SYSCALLS
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.landlock import available_abi
 from sandbox.kernel.supervisor import descendants
-from sandbox.planted import planted
 from sandbox.pool import KernelPool
-from sandbox.provisioners.choice import PROVISIONERS, describe
+from sandbox.proof.attacks import LIMITS, Attack
+from sandbox.proof.checks import SYSCALLS, Check
+from sandbox.proof.endure import endure
+from sandbox.proof.planted import planted
+from sandbox.proof.table import LEVELS, TABLE, render
+from sandbox.provisioners.choice import GAPS, WAYS, describe
 from sandbox.session import KernelSession
 from sandbox.watchdog import proportional
 
@@ -35,43 +39,90 @@ async def doctor() -> int:
     """Start one kernel of every kind."""
     print(f"{platform.platform()}, uid {os.geteuid()}, landlock ABI {available_abi()}\n")
     best: IsolationLevel | None = None
-    for name, provisioner in PROVISIONERS.items():
-        pool = KernelPool(provisioner=name, warm=0, preload=(), allow_unsafe=True)
+    for level in WAYS:
+        pool = KernelPool(level=level, warm=0, preload=(), allow_unsafe=True)
         try:
             async with pool, pool.session() as session:
                 works = (await session.execute("1 + 1")).result == "2"
                 best = best or pool.level
-                print(f"{name:16} {'works' if works else 'FAILS':6} level {pool.level}: {describe(pool.level)}")
+                print(f"{level:10} {'works' if works else 'FAILS':6} {describe(level)}")
         except SandboxUnavailableError as error:
-            print(f"{name:16} {'no':6} level {provisioner.level}: {error}")
+            print(f"{level:10} {'no':6} {error}")
     print(f"\nBest level here: {best}.")
     if best is not IsolationLevel.NAMESPACE:
         print(_HINTS)
     return 0 if best not in (None, IsolationLevel.NONE) else 1
 
 
-async def self_check(provisioner: str) -> int:
-    """Every attempt of `sandbox.checks` in one session."""
-    escaped = 0
-    pool = KernelPool(provisioner=provisioner, warm=0, preload=(), allow_unsafe=True)
-    async with pool, pool.session() as session, pool.session() as other:
+MARKS = ("<!-- made by `python -m sandbox self-check --write` -->\n", "<!-- end of what it made -->\n")
+NEIGHBOUR_SECONDS, GROWTH_MIB = 0.25, 256
+
+
+async def self_check(level: str, write: str | None = None) -> int:
+    """Try every claim of `sandbox.proof.table` here, and write the README's table if all of them hold."""
+    failures = tried = 0
+    for each in LEVELS:
+        if level in ("auto", each):
+            try:
+                failed = await _check_level(each)
+            except SandboxUnavailableError as error:
+                print(f"SKIP {each:10} {error}")
+                continue
+            tried += 1
+            failures += failed
+    user = "root" if os.geteuid() == 0 else "an ordinary user"
+    print(f"{failures} claims failed" if failures else f"every claim held, as {user}, at {tried} levels")
+    if write is not None and tried and not failures:
+        text = await asyncio.to_thread(Path(write).read_text, encoding="utf-8")
+        before, _, rest = text.partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        made = f"{before}{MARKS[0]}{render()}{MARKS[1]}{after}"
+        await asyncio.to_thread(Path(write).write_text, made, encoding="utf-8")
+    return 1 if failures or not tried else 0
+
+
+async def _check_level(level: IsolationLevel) -> int:
+    """Prints a line for each claim; returns how many failed."""
+    pool = KernelPool(LIMITS, level=level, warm=0, preload=("numpy",), allow_unsafe=True, accept=GAPS)
+    failed = 0
+    async with pool:
         print(pool.statement)
-        with planted(session, other) as bait:
-            for check in CHECKS:
-                if check in SYSCALLS and platform.machine() != "x86_64":
-                    continue
-                result = await session.execute(check.source(bait))
-                held = result.stdout.startswith("HELD")
-                escaped += not held
-                print(f"{'held' if held else 'ESCAPED':8} {check.name:32} {result.to_text().splitlines()[-1][:100]}")
-    print(f"{escaped} of {len(CHECKS)} attempts got out" if escaped else f"all {len(CHECKS)} attempts held")
-    return 1 if escaped else 0
+        for row in TABLE:
+            wrong = [await _try(pool, attempt) for attempt in row.shown_by if row.claims(level)]
+            wrong = [text for text in wrong if text]
+            failed += bool(wrong)
+            said = "OPEN" if not row.claims(level) else "FAIL" if wrong else "PASS"
+            print(f"{said} {level:10} {row.title}{': ' if wrong else ''}{'; '.join(wrong)}", flush=True)
+    return failed
 
 
-async def bench(provisioner: str, kernels: int) -> int:
-    """Starts, round trips and memory of one provisioner."""
+async def _try(pool: KernelPool, attempt: Attack | Check) -> str:
+    """What went wrong; empty where it held."""
+    async with pool.session() as session, pool.session() as other:
+        if isinstance(attempt, Check):
+            if attempt in SYSCALLS and platform.machine() != "x86_64":
+                return ""
+            with planted(session, other) as bait:
+                result = await session.execute(attempt.source(bait))
+            return "" if result.stdout.startswith("HELD") else f"{attempt.name}: {result.to_text(200)}"
+        alone = max([await _seconds(other, "1 + 1") for _ in range(20)])
+        endured = await endure(session, other, attempt)
+        found = {
+            f"ended as {endured.result.status}": endured.result.status not in attempt.expected,
+            "the session did not go on": endured.after.result != "2",
+            f"the trainer grew by {endured.growth_mib} MiB": endured.growth_mib > GROWTH_MIB,
+            f"a neighbour waited {endured.neighbour_seconds * 1e3:.0f} ms (alone {alone * 1e3:.0f})": (
+                endured.neighbour_seconds > NEIGHBOUR_SECONDS + alone
+            ),
+        }
+        wrong = ", ".join(text for text, is_so in found.items() if is_so)
+        return f"{attempt.name}: {wrong}" if wrong else ""
+
+
+async def bench(level: str, kernels: int) -> int:
+    """Starts, round trips and memory of one level."""
     started = time.perf_counter()
-    pool = KernelPool(provisioner=provisioner, warm=0, max_kernels=kernels, allow_unsafe=True)
+    pool = KernelPool(level=level, warm=0, max_kernels=kernels, allow_unsafe=True)
     async with pool:
         print(pool.statement)
         print(f"pool ready, libraries imported: {time.perf_counter() - started:.2f} s")
@@ -99,7 +150,7 @@ async def bench(provisioner: str, kernels: int) -> int:
             print(f"executions over all: {10 * kernels / (time.perf_counter() - began):.0f} per second")
             began = time.perf_counter()
         print(f"all closed: {time.perf_counter() - began:.2f} s")
-    async with KernelPool(provisioner=provisioner, warm=1, preload=(), allow_unsafe=True) as pool:
+    async with KernelPool(level=level, warm=1, preload=(), allow_unsafe=True) as pool:
         began = time.perf_counter()
         async with pool.session():
             print(f"session from a warm spare: {(time.perf_counter() - began) * 1e3:.1f} ms")

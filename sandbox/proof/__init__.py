@@ -1,0 +1,1 @@
+"""What shows that the sandbox holds: attempts to get out, attacks on its limits and its trainer, and who runs them."""

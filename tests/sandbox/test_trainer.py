@@ -1,0 +1,96 @@
+"""What code does to the trainer and to its neighbours: nothing. Every attack, at every level."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from sandbox import KernelSession
+from sandbox.proof.attacks import FAMILIES, TRAINER, Attack
+from sandbox.proof.endure import endure
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GROWTH_MIB = 256
+OTHERS = [attack for family, attacks in FAMILIES.items() if family != "trainer" for attack in attacks]
+
+
+def _id(attack: Attack) -> str:
+    return attack.name
+
+
+async def _held(pools, kind: str, attack: Attack) -> None:
+    pool = await pools(kind)
+    async with pool.session() as session, pool.session() as neighbour:
+        endured = await endure(session, neighbour, attack)
+        assert endured.result.status in attack.expected, endured.result.to_text()
+        assert (endured.after.status, endured.after.result) == ("ok", "2"), endured.after.to_text()
+        assert endured.growth_mib < GROWTH_MIB
+        names = session.workspace.list()
+        "\n".join(names).encode()
+
+
+@pytest.mark.parametrize("attack", TRAINER, ids=_id)
+async def test_the_trainer_and_a_neighbour_notice_nothing(pools, kind, attack):
+    await _held(pools, kind, attack)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", OTHERS, ids=_id)
+async def test_nor_of_any_other_attack(pools, kind, attack):
+    await _held(pools, kind, attack)
+
+
+async def test_code_that_will_not_rest_is_killed(pools, kind):
+    pool = await pools(kind)
+    attack = next(a for a in TRAINER if a.name == "awake-again")
+    async with pool.session() as session:
+        await session.execute(attack.code)
+        kernel = session.kernel
+        for _ in range(200):
+            if not kernel.alive():
+                break
+            await asyncio.sleep(0.1)
+        assert kernel.kill_reason.text == "the code went on running after its execution had ended"
+        assert (await session.execute("1 + 1")).result == "2"
+
+
+@pytest.fixture
+def many_descriptors():
+    """Numbers over 1,024 are in use in the trainer."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 4096:
+        pytest.skip("this user may not open as many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, before[1]))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    yield
+    for fd in held:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_descriptors")
+async def test_no_descriptor_of_the_trainer_reaches_code(open_pool, kind):
+    code = "import os, stat\n[f for f in range(3, 4096) if os.path.exists(f'/proc/self/fd/{f}')]"
+    pool = await open_pool(kind, warm=0, preload=())
+    async with pool, pool.session() as session:
+        result = await session.execute(code)
+        assert max(eval(result.result)) < 200, result
+
+
+async def test_a_session_that_spoilt_itself_can_be_restarted(pools, kind):
+    pool = await pools(kind)
+    async with pool.session() as session:
+        session.workspace.write("kept", b"1")
+        await session.execute("import builtins\nfor name in list(vars(builtins)): delattr(builtins, name)")
+        await session.restart()
+        result = await session.execute("open('kept').read()")
+        assert (result.status, result.result, result.kernel_restarted) == ("ok", "'1'", False)
+
+
+async def test_no_time_at_all_is_not_the_default(session: KernelSession):
+    assert (await session.execute("while True: pass", timeout=0)).status in ("timeout", "killed_timeout")
