@@ -96,7 +96,7 @@ class SummaryCallback(Callback):
                 "first": self._rewards[epochs[0]] if epochs else {},
                 "last": self._rewards[epochs[-1]] if epochs else {},
             },
-            "judge": {key: self._judge[key] for key in _JUDGE},
+            "judge": {key: self._judge[key] for key in _JUDGE} | self._ledger(trainer),
             "judge_health": self._health(trainer),
             "actions": {key: self._actions[key] for key in _ACTIONS},
             "sandbox": {"isolation": pool.level.name.lower(), **asdict(pool.counters)},
@@ -112,6 +112,11 @@ class SummaryCallback(Callback):
         """The judge's numbers of the last epoch: saturation, stratum gap, agreement with the grade, score histogram."""
         judge = find(trainer, JudgeCallback)
         return {} if judge is None else judge.health | {"histogram": judge.histogram}
+
+    def _ledger(self, trainer: Trainer) -> dict[str, float]:
+        """The totals of a judge that is paid: every call of the run, trials and failures and those before a stop too."""
+        judge = find(trainer, JudgeCallback)
+        return {} if judge is None else {k: v for k, v in judge.totals.items() if k not in ("cached", "failed")}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ import pytest
 
 from mappa.judge.base import Evidence
 from mappa.judge.caps import Ladder, OutcomeCaps
-from mappa.judge.rubric_tabular import RubricTabularJudge
+from mappa.judge.rubric.tabular import RubricTabularJudge
 from mappa.types import Episode, Verdict
 from tests.team.conftest import ANALYST, ENGINEER, MODELER
 
