@@ -114,7 +114,7 @@ class SummaryCallback(Callback):
         return {} if judge is None else judge.health | {"histogram": judge.histogram}
 
     def _ledger(self, trainer: Trainer) -> dict[str, float]:
-        """The totals of a judge that is paid: every call of the run, trials and failures and those before a stop too."""
+        """The totals of a judge that is paid: every call of the run, trials, failures, those before a stop."""
         judge = find(trainer, JudgeCallback)
         return {} if judge is None else {k: v for k, v in judge.totals.items() if k not in ("cached", "failed")}
 

@@ -37,7 +37,7 @@ def last_checkpoint(run: str | Path) -> Path:
     if not found:
         raise CheckpointError(
             f"{run} has no checkpoint yet; start the run anew without resume= (verdicts paid for so far "
-            "are in the judge's ledger, outputs/judge.sqlite unless judge.ledger says otherwise, and cost nothing again)"
+            "are in judge.ledger, by default outputs/judge.sqlite, and cost nothing again)"
         )
     return found[-1]
 

@@ -75,7 +75,7 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"'{word}' is not an assignment; write key=value{hint}")
         if key.rpartition(".")[2].lower() in _SECRET:
             raise ConfigError(
-                f"'{key.lstrip('+')}': a key on the command line ends in the shell's history and in .hydra/; export it, "
+                f"'{key.lstrip('+')}': a key on the command line ends in the shell's history and in .hydra/; export it "
                 "and name the variable: judge.api_key_env=NAME"
             )
         if key.endswith("api_key_env") and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}|null", value):

@@ -51,7 +51,7 @@ def serve(stack):
 
 @pytest.fixture
 def make(stack, tmp_path, monkeypatch):
-    """`make(url, **settings)` -> a judge with its ledger in `tmp_path`, settings of its groups by their own names; closed when the test ends."""
+    """`make(url, **settings)` -> a judge with its ledger in `tmp_path`; closed when the test ends."""
 
     monkeypatch.setenv("JUDGE_KEY", KEY)
 

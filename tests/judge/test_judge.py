@@ -224,7 +224,7 @@ async def test_a_judge_that_is_only_down_does_not_stop_the_start(serve, make, ca
 async def test_no_key_is_said_at_the_start_and_none_is_taken_from_elsewhere(serve, make, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
     server = await serve()
-    with pytest.raises(JudgeError, match="NO_SUCH_KEY .* export it"):
+    with pytest.raises(JudgeError, match=r"NO_SUCH_KEY .* export it"):
         await make(server.url, api_key_env="NO_SUCH_KEY").start()
     assert server.calls == 0
 

@@ -174,7 +174,7 @@ class LLMJudge(BaseJudge):
         return verdict
 
     async def totals(self) -> dict[str, float]:
-        """Sums over the ledger's calls of this run (tokens, dollars) and over this process (cached, failed, missing)."""
+        """Sums over the ledger's calls of this run, and counts of this process (cached, failed, missing)."""
         known: dict[str, float] = {}
         if self.mode is not Mode.REPLAY or self._books.path.is_file():
             with contextlib.suppress(JudgeError):  # said elsewhere, and it stops the run
@@ -293,7 +293,9 @@ class LLMJudge(BaseJudge):
                     try:
                         return await self._once(call, messages, left, ask)
                     except CallError as error:
-                        failure, ended = error, time.monotonic()
+                        failure = error
+                        if error.suspect:  # before this slot is anybody else's
+                            await self._try_again(time.monotonic())
             if grant is Grant.NO:
                 raise self._out_of_money()
             if grant is Grant.ASKED:
@@ -303,8 +305,6 @@ class LLMJudge(BaseJudge):
                 if time.monotonic() - asked_since > self._limits.patience_s:
                     raise NoReply(f"process {call} is asking the same and did not finish")
             elif grant is Grant.YES:
-                if failure.suspect:
-                    await self._try_again(ended)
                 again = failure.suspect and self._client.dialect != dialect
                 failures += not again
                 wait = 0.0 if again else self._wait_after(failure, failures, ask)
@@ -403,7 +403,7 @@ class LLMJudge(BaseJudge):
             self._waiting_said.add(owner)
             host, pid, _ = owner.rsplit(":", 2)
             log.warning(
-                "judge: process %s on %s is asking the same; its verdicts are waited for, as long as it lives and at most "
+                "judge: process %s on %s is asking the same; its verdicts are waited for while it lives, at most "
                 "%g s each (ledger %s)",
                 pid,
                 host,

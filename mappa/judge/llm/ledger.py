@@ -112,12 +112,15 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.path.with_name(self.path.name + ".lock")):
                 self._db = self._open()
+                self._size = self.path.stat().st_size
         except OSError as error:
             raise JudgeError(f"judge ledger {self.path} cannot be written: {error.strerror}") from error
 
     def sync(self) -> None:
         """Force everything recorded so far through to the disk; commits alone survive a kill, not a power cut."""
+        self._check_size()
         self._db.execute("PRAGMA wal_checkpoint(FULL)")
+        self._size = self.path.stat().st_size
 
     def close(self) -> None:
         try:
@@ -140,7 +143,9 @@ class Ledger:
         ).fetchone()
         return Outcome(*row) if row else None
 
-    def begin(self, key: str, purpose: str, action: str, model: str, hold: float, budget: float | None = None):
+    def begin(
+        self, key: str, purpose: str, action: str, model: str, hold: float, budget: float | None = None
+    ) -> tuple[Grant, int | str]:
         """Enter a call that is about to be made and may cost `hold` dollars, if nobody asks the same and it fits.
 
         Returns:
@@ -280,8 +285,15 @@ class Ledger:
                 part.rename(f"{away}{suffix}")
         return away
 
+    def _check_size(self) -> None:
+        """A file that is cut while it is open would be filled up again, without its beginning."""
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        if size < self._size:
+            raise sqlite3.DatabaseError("the file was truncated or removed")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._check_size()
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
