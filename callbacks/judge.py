@@ -15,6 +15,7 @@ from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
 from mappa.play.rollout import Listener, acts_of
 from mappa.ranks import gather, world
+from mappa.report.audit import file_of
 from mappa.report.health import (
     drift,
     judge_metrics,
@@ -47,6 +48,7 @@ class JudgeCallback(Callback, Listener):
         max_saturation: Annotated[float, Ge(0), Le(1)] = 0.8,
         max_stratum_gap: NonNegativeFloat = 1.0,
         caps: OutcomeCaps | None = None,
+        audits: str | None = None,
     ) -> None:
         """Bounds of one epoch.
 
@@ -56,13 +58,14 @@ class JudgeCallback(Callback, Listener):
             max_saturation: share of an agent's actions at 0, or at 10, past which there is a warning.
             max_stratum_gap: points between the mean scores of two kinds of tasks past which there is a warning.
             caps: rules by the outcome, applied to every verdict.
+            audits: folder of `python -m mappa.audit`; where it has none of this judge, that is said. None = never.
 
         Raises:
             ConfigError: caps for a judge that scores actions before there is an outcome.
         """
         if caps is not None:
             caps.check(judge)
-        self._caps = caps
+        self._caps, self._audits = caps, audits
         self.judge = judge
         self.health: dict[str, float] = {}
         """`judge/...` numbers of the last epoch."""
@@ -83,6 +86,8 @@ class JudgeCallback(Callback, Listener):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._data = trainer.datamodule
         self._epochs = max(1, trainer.max_epochs or 1)
+        if self._audits and trainer.is_global_zero and not file_of(self._audits, self.judge.id).is_file():
+            log.info("how good the judge %s is was not measured yet: python -m mappa.audit", self.judge.id)
         self._data.loop.run(self.judge.start())
 
     async def on_rollout_start(self, purpose: str, episodes: int) -> None:

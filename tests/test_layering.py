@@ -21,7 +21,17 @@ LAYERS = [
     {"mappa.team", "mappa.report"},
     {"mappa.objective", "mappa.learn"},
     {"callbacks"},
-    {"mappa.checks", "mappa.train", "mappa.evaluate", "mappa.compare", "mappa.plan", "mappa.lab", "mappa.tiny"},
+    {
+        "mappa.checks",
+        "mappa.train",
+        "mappa.evaluate",
+        "mappa.compare",
+        "mappa.plan",
+        "mappa.lab",
+        "mappa.audit",
+        "mappa.rejudge",
+        "mappa.tiny",
+    },
 ]
 """Low to high: a module imports its own layer and those before it."""
 TOP = {"pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"} | {

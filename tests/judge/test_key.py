@@ -84,7 +84,7 @@ async def test_a_run_that_died_in_its_first_epoch_is_begun_anew_for_nothing(tmp_
         before = server.calls
         assert (await command(tmp_path, "train", *WORDS, url, "data.seed=0"))[0] == 0
         asked = server.calls - before - 1
-    assert paid(tmp_path) == len(server.seen) - 1, "no request was paid twice but those on their way"
+    assert paid(tmp_path) <= len(server.seen), "none but the one that was on its way, and one of these is the trial"
     assert asked <= paid(tmp_path) - known + 2
 
 
