@@ -29,7 +29,7 @@ def _short_waits(monkeypatch):
     """Back-off in hundredths of a second."""
     waits = limits.backoff
     monkeypatch.setattr(
-        "mappa.judge.llm.judge.backoff", lambda attempt, after, dice: waits(attempt, after, dice, base=0.01, top=0.1)
+        "mappa.judge.llm.calls.backoff", lambda attempt, after, dice: waits(attempt, after, dice, base=0.01, top=0.1)
     )
 
 

@@ -82,7 +82,7 @@ async def test_no_more_than_max_concurrent():
 async def test_a_pause_holds_everybody():
     clock = Clock()
     gate = Gate(Limits(4), clock=clock, sleep=clock.sleep)
-    gate.refused(30)
+    gate.refused(30, clock.now)
     async with gate.slot(1):
         assert clock.now == 130.0
 
@@ -93,8 +93,8 @@ async def test_what_was_refused_teaches_the_rate():
     gate = Gate(Limits(64), clock=clock, sleep=clock.sleep)
     for _ in range(10):
         gate.succeeded()
-    gate.refused(1.0)
-    gate.refused(1.0)
+    gate.refused(1.0, clock.now)
+    gate.refused(1.0, clock.now)
     starts = []
     for _ in range(5):
         async with gate.slot(1):

@@ -1,10 +1,9 @@
 """Any OpenAI-compatible model as the judge: every action is scored once, paid once, or left unjudged.
 
-The way of one action: `prompt` writes the messages; the ledger is asked whether exactly this was judged before; a call
-waits at the gate of `limits`, is entered in the ledger if the budget allows, and made by `client`, again where that can
-help; `parse` reads the score, once more after a correction, or there is none. Whatever goes wrong ends in a `Verdict`
-without a score, except what no patience can mend (wrong key, no credit, a ledger that cannot be written): that is kept
-in `fatal`, and whoever runs the judge stops the run with it.
+The way of one action: `prompt` writes the messages; `ledger` is asked whether exactly this was judged before; `calls`
+asks the endpoint through `client`, as often as that can help; `parse` reads the score, once more after a correction, or
+there is none. Whatever goes wrong ends in a `Verdict` without a score, except what no patience can mend (wrong key, no
+credit, a ledger that cannot be written): that is kept in `fatal`, and whoever runs the judge stops the run with it.
 """
 
 from __future__ import annotations
@@ -14,26 +13,22 @@ import contextlib
 import hashlib
 import json
 import logging
-import random
-import time
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 from mappa.errors import ConfigError, JudgeError
 from mappa.judge.base import BaseJudge, Evidence, When
-from mappa.judge.llm.client import TRIAL, CallError, ChatMessages, Client, Key, Reply, Request
-from mappa.judge.llm.ledger import LEASE_SECONDS, Books, Ended, Grant, Ledger, Outcome
-from mappa.judge.llm.limits import Breaker, Gate, Limits, backoff
+from mappa.judge.llm.calls import Ask, Caller, NoReply
+from mappa.judge.llm.client import CallError, ChatMessages, Client, Key, Request
+from mappa.judge.llm.ledger import Books, Ledger, Outcome
+from mappa.judge.llm.limits import Limits
 from mappa.judge.llm.money import Money, Prices, forecast
-from mappa.judge.llm.parse import Reading, expected_score, read_score
+from mappa.judge.llm.parse import Reading
 from mappa.judge.llm.prompt import Prompt, code_of
 from mappa.ranks import world
 from mappa.types import Verdict
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.2
 
 
 class Mode(StrEnum):
@@ -45,27 +40,6 @@ class Mode(StrEnum):
     """As live, but the first outcome of a request is final, verdict or none: a replay repeats this run exactly."""
     REPLAY = "replay"
     """Recorded outcomes only, no network; a request that was not recorded gets no verdict."""
-
-
-class NoReply(Exception):
-    """The action stays unjudged; the message says why."""
-
-
-@dataclass
-class Ask:
-    """One request on its way, and what it has used up so far."""
-
-    key: str
-    action: str
-    code: str
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: float = 0.0
-    seconds: float = 0.0
-    """In calls; waiting at the gate is not counted."""
-    deadline: float | None = None
-    """Where patience ends; set when the gate is first passed, so that a long queue is no failure."""
 
 
 class LLMJudge(BaseJudge):
@@ -103,23 +77,28 @@ class LLMJudge(BaseJudge):
             mode: live | record | replay.
         """
         self.when, self.mode = When(when), Mode(mode)
-        self.fatal: str | None = None
-        self.budget_spent = False
-        """A call was refused for want of money."""
         self._request, self._limits, self._money = request or Request(), limits or Limits(), money or Money()
         self._model, self._prompt, self._sees_ground_truth = model, prompt, sees_ground_truth
         self._key = Key(api_key_env)
-        self._client = Client(base_url, self._key, model, self._request, self._limits.timeout_s)
+        client = Client(base_url, self._key, model, self._request, self._limits.timeout_s)
         prices = self._money.prices(model, base_url)
         if self._money.budget is not None and not (prices and prices.tokens_in and prices.tokens_out):
             raise ConfigError(
                 f"judge.money.budget needs prices, and {model} at {base_url} is on no list: set judge.money.price_in "
                 "and judge.money.price_out (dollars per million tokens)"
             )
-        self._priced, self._prices = prices is not None, prices or Prices()
+        self._name, self._prices = client.name, prices
         self._books = Books(ledger, run)
-        self._gate = Gate(self._limits)
-        self._breaker = Breaker(self._limits.patience_s, retry_s=self._limits.timeout_s)
+        self._caller = Caller(
+            model,
+            client,
+            self._key,
+            self._books,
+            self._request,
+            self._limits,
+            prices or Prices(),
+            self._money.budget,
+        )
         asked = vars(self._request) | {"structured": not self._request.asks_for("false"), "samples": None}
         settings = [model, base_url, prompt.id, asked, sees_ground_truth]
         self._request_id = f"llm:{model}:{_digest(settings)[:12]}"
@@ -127,13 +106,17 @@ class LLMJudge(BaseJudge):
         self.id = self._request_id if samples == 1 else f"{self._request_id}:x{samples}"
         self._running: dict[str, asyncio.Task[tuple[Outcome, bool]]] = {}
         self._counts = {"cached": 0, "failed": 0, "missing": 0}
-        self._dice = random.Random()
         self._secret: bytes | None = None
-        self._heart: asyncio.Task[None] | None = None
-        self._trying = asyncio.Lock()
-        self._worked_at = -1.0
-        """When the last trial call that worked was begun."""
-        self._waiting_said: set[str] = set()
+
+    @property
+    def fatal(self) -> str | None:
+        """Why the judge cannot be used any more; None as long as it can."""
+        return self._caller.fatal
+
+    @property
+    def budget_spent(self) -> bool:
+        """Whether an action was left unjudged for want of money."""
+        return self._caller.budget_spent
 
     async def start(self) -> None:
         """Open the ledger, tell what a verdict costs, and make one cheap call.
@@ -141,7 +124,7 @@ class LLMJudge(BaseJudge):
         Raises:
             JudgeError: no key, key or model refused, no credit, no recording to replay, ledger unusable.
         """
-        self._gate.share(world()[1])
+        self._caller.gate.share(world()[1])
         if self.mode is Mode.REPLAY:
             if not self._books.path.is_file():
                 raise JudgeError(f"judge.mode=replay: there is no recording {self._books.path}")
@@ -150,10 +133,10 @@ class LLMJudge(BaseJudge):
             raise JudgeError(f"the environment variable {self._key.variable} (judge.api_key_env) is empty: export it")
         log.log(*await self._forecast(None))
         try:
-            await self._trial()
+            await self._caller.trial()
         except CallError as error:
             if error.suspect or not error.retriable:
-                self.fatal = str(error)
+                self._caller.fatal = str(error)
                 raise JudgeError(f"the judge cannot be used: {error}") from None
             log.warning("the judge does not answer yet: %s", error)
         except NoReply as stop:
@@ -186,16 +169,15 @@ class LLMJudge(BaseJudge):
         try:
             await self._books.do(Ledger.sync)
         except JudgeError as error:
-            self.fatal = self.fatal or str(error)
+            self._caller.fatal = self.fatal or str(error)
 
     async def close(self) -> None:
         """Give up what is under way (paid replies are in the ledger already) and release everything."""
-        tasks = [*self._running.values(), *([self._heart] if self._heart else [])]
+        tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._heart = None
-        await self._client.close()
+        await self._caller.close()
         try:
             await self._books.close()
         except JudgeError as error:
@@ -230,7 +212,7 @@ class LLMJudge(BaseJudge):
                 await self._books.do(Ledger.conclude, key, ask.action, self._model, outcome.reason)
             return outcome, cached
         except JudgeError as error:
-            self.fatal = str(error)
+            self._caller.fatal = str(error)
             return Outcome(None, self.fatal), False
 
     async def _recorded(self, key: str) -> Outcome | None:
@@ -242,7 +224,7 @@ class LLMJudge(BaseJudge):
         reading, said = Reading(None), messages
         try:
             for purpose in ("score", "correct"):
-                found = await self._call(ask, purpose, said)
+                found = await self._caller.call(ask, purpose, said)
                 if isinstance(found, Outcome):
                     return found, True
                 reply, reading = found
@@ -271,210 +253,20 @@ class LLMJudge(BaseJudge):
             cached=not paid,
         )
 
-    # ------------------------------------------------------------------ paid calls
-    async def _call(self, ask: Ask, purpose: str, messages: ChatMessages) -> tuple[Reply, Reading] | Outcome:
-        """A completion, at the end of whatever it takes, and the score in it; or what another process was told.
-
-        Raises:
-            NoReply: patience, retries or budget ran out, or the judge cannot be used.
-        """
-        failures, asked_since, request = 0, None, self._request
-        size = _estimated_tokens(messages)
-        hold = self._prices.cost(size, request.max_tokens)
-        while True:
-            wait = POLL_SECONDS
-            async with self._gate.slot(size + request.max_tokens):
-                self._refuse_if_hopeless()
-                left = self._time_left(ask)
-                arguments = (ask.key, purpose, ask.action, self._model, hold, self._money.budget)
-                grant, call = await self._books.do(Ledger.begin, *arguments)
-                if grant is Grant.YES:
-                    dialect = self._client.dialect
-                    try:
-                        return await self._once(call, messages, left, ask)
-                    except CallError as error:
-                        failure = error
-                        if error.suspect:  # before this slot is anybody else's
-                            await self._try_again(time.monotonic())
-            if grant is Grant.NO:
-                raise self._out_of_money()
-            if grant is Grant.ASKED:
-                asked_since = asked_since or time.monotonic()
-                self._say_waiting(call)
-                ask.deadline = None  # it is the other's patience that runs
-                if time.monotonic() - asked_since > self._limits.patience_s:
-                    raise NoReply(f"process {call} is asking the same and did not finish")
-            elif grant is Grant.YES:
-                again = failure.suspect and self._client.dialect != dialect
-                failures += not again
-                wait = 0.0 if again else self._wait_after(failure, failures, ask)
-            if grant in (Grant.ASKED, Grant.KNOWN) and (known := await self._recorded(ask.key)) is not None:
-                return known
-            await asyncio.sleep(wait)
-
-    async def _once(self, call: int, messages: ChatMessages, timeout_s: float, ask: Ask) -> tuple[Reply, Reading]:
-        """Make the call that was entered as `call`, and enter how it ended with what it said."""
-        began = time.monotonic()
-        self._beat()
-        ask.calls += 1
-        try:
-            reply = await self._client.ask(messages, timeout_s)
-        except CallError as error:
-            ask.seconds += time.monotonic() - began
-            (self._breaker.failed if error.retriable else self._breaker.succeeded)()
-            if error.status == "http_429" and (error.retry_after or 0.0) <= self._limits.patience_s:
-                self._gate.refused(error.retry_after or 1.0)
-            await self._finish_failed(call, error, began)
-            raise
-        except asyncio.CancelledError:
-            self._books.post(Ledger.finish, call, Ended("cancelled", time.monotonic() - began))
-            raise
-        self._breaker.succeeded()
-        self._gate.succeeded()
-        seconds, (tokens_in, tokens_out) = time.monotonic() - began, reply.usage or (0, 0)
-        cost = self._prices.cost(tokens_in, tokens_out)
-        ask.seconds += seconds
-        ask.tokens_in += tokens_in
-        ask.tokens_out += tokens_out
-        ask.cost += cost
-        if reply.usage:
-            self._gate.used(_estimated_tokens(messages) + self._request.max_tokens, tokens_in + tokens_out)
-        reading = _read(reply, ask.code)
-        said = {"reason": self._key.scrub(reading.reason), "raw": self._key.scrub(reply.text or reply.refusal)}
-        await self._books.do(Ledger.finish, call, Ended("ok", seconds, reply.usage, cost, True, reading.score, **said))
-        return reply, reading
-
-    async def _finish_failed(self, call: int, error: CallError, began: float) -> None:
-        said = {"reason": self._key.scrub(error.message), "raw": self._key.scrub(error.raw)}
-        ended = Ended(error.status, time.monotonic() - began, billed=error.billed, **said)
-        await self._books.do(Ledger.finish, call, ended)
-
-    async def _trial(self) -> None:
-        """One call without any agent's text, made again only in a dialect it just learnt.
-
-        Raises:
-            CallError: there was no completion.
-            NoReply: the budget is spent already.
-        """
-        hold = self._prices.cost(_estimated_tokens(TRIAL), self._request.max_tokens)
-        while True:
-            arguments = ("", "trial", "", self._model, hold, self._money.budget)
-            grant, call = await self._books.do(Ledger.begin, *arguments)
-            if grant is not Grant.YES:
-                raise self._out_of_money()
-            began, dialect = time.monotonic(), self._client.dialect
-            try:
-                reply = await self._client.ask(TRIAL, trial=True)
-            except CallError as error:
-                await self._finish_failed(call, error, began)
-                if self._client.dialect == dialect:
-                    raise
-            else:
-                cost = self._prices.cost(*(reply.usage or (0, 0)))
-                await self._books.do(Ledger.finish, call, Ended("ok", time.monotonic() - began, reply.usage, cost))
-                self._worked_at = began
-                return
-
-    async def _try_again(self, since: float) -> None:
-        """After a refusal that came at `since`: if a trial call is refused as well, no call ever will work."""
-        async with self._trying:
-            if self.fatal is None and self._worked_at < since:
-                try:
-                    await self._trial()
-                except CallError as error:
-                    self.fatal = str(error) if error.suspect else None
-
-    def _beat(self) -> None:
-        """Renew the claims of this process for as long as there are any."""
-
-        async def renewing() -> None:
-            while True:
-                await asyncio.sleep(LEASE_SECONDS / 3)
-                if not self._running:
-                    return
-                with contextlib.suppress(JudgeError):  # whoever writes next says so
-                    await self._books.do(Ledger.renew)
-
-        if self._heart is None or self._heart.done():
-            self._heart = asyncio.create_task(renewing())
-
-    def _say_waiting(self, owner: str) -> None:
-        if owner not in self._waiting_said:
-            self._waiting_said.add(owner)
-            host, pid, _ = owner.rsplit(":", 2)
-            log.warning(
-                "judge: process %s on %s is asking the same; its verdicts are waited for while it lives, at most "
-                "%g s each (ledger %s)",
-                pid,
-                host,
-                self._limits.patience_s,
-                self._books.path,
-            )
-
-    def _time_left(self, ask: Ask) -> float:
-        now = time.monotonic()
-        if ask.deadline is None:
-            ask.deadline = now + self._limits.patience_s
-        if ask.deadline <= now:
-            raise NoReply(f"the judge gave no reply within {self._limits.patience_s:g} s")
-        return ask.deadline - now
-
-    def _wait_after(self, error: CallError, failures: int, ask: Ask) -> float:
-        """Seconds until the next attempt.
-
-        Raises:
-            NoReply: there is none.
-        """
-        patience = self._limits.patience_s
-        if not error.retriable:
-            raise NoReply(str(error)) from None
-        if failures > self._limits.retries:
-            raise NoReply(f"{error}; given up after {failures} attempts") from None
-        wait = backoff(failures - 1, error.retry_after, self._dice)
-        if time.monotonic() + wait > (ask.deadline or 0.0):
-            raise NoReply(f"{error}; given up after {failures} attempts in {patience:g} s of patience") from None
-        return wait
-
-    def _refuse_if_hopeless(self) -> None:
-        if self.fatal is not None:
-            raise NoReply(self.fatal)
-        if not self._breaker.allows():
-            raise NoReply(f"the judge has been down for more than {self._limits.patience_s:g} s")
-
-    def _out_of_money(self) -> NoReply:
-        self.budget_spent = True
-        return NoReply(f"the judge's budget of ${self._money.budget:g} is spent")
-
     async def _forecast(self, actions: int | None) -> tuple[int, str]:
         """What the run may cost, as a log level and a line."""
         totals = await self._books.do(Ledger.totals)
         expected = self._money.expected_tokens_in, self._money.expected_tokens_out
         tokens = await self._books.do(Ledger.mean_tokens, self._model) or expected
-        each = self._prices.cost(*tokens) * self._request.samples if self._priced else None
+        each = None if self._prices is None else self._prices.cost(*tokens) * self._request.samples
         spent = totals["cost"] + totals["held"]
-        line, too_little = forecast(self._client.name, tokens, each, spent, actions, self._money.budget)
+        line, too_little = forecast(self._name, tokens, each, spent, actions, self._money.budget)
         return (logging.WARNING if too_little else logging.INFO), line
 
     def _missing(self, key: str, action: str) -> str:
         self._counts["missing"] += 1
         log.warning("replay: action %s (request %s) is not in the recording %s", action, key[:12], self._books.path)
         return f"not in the recording (request {key[:12]})"
-
-
-def _read(reply: Reply, code: str) -> Reading:
-    """The score of a reply, by its distribution where there is one."""
-    if reply.refusal:
-        return Reading(None, f"the judge refused: {reply.refusal}")
-    reading = read_score(reply.text, code, reply.cut_off)
-    if reading.score is None or not reply.tokens or reading.span is None:
-        return reading
-    mean = expected_score(reply.text, reply.tokens, reading.span)
-    return reading if mean is None else replace(reading, score=mean)
-
-
-def _estimated_tokens(messages: ChatMessages) -> int:
-    """A generous guess: three bytes a token, and some for each message's frame."""
-    return sum(16 + len(message["content"].encode()) // 3 for message in messages)
 
 
 def _digest(value: object) -> str:

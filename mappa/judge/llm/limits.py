@@ -143,13 +143,16 @@ class Gate:
         self._good.append(self._clock())
         self._interval *= SPEED_UP
 
-    def refused(self, seconds: float) -> None:
-        """The endpoint asked (429) to be left alone for `seconds`: what it let through just before is its rate."""
+    def refused(self, seconds: float, began: float) -> None:
+        """The endpoint asked (429) a call of `began` to leave it alone for `seconds`.
+
+        What it let through just before is its rate. Calls that were under way when the pause was called teach nothing.
+        """
         now = self._clock()
-        if now < self._paused_until:  # one lesson a pause
+        if began < self._paused_until:
             return
         recent = [at for at in self._good if at > now - WINDOW_SECONDS]
-        learnt = (now - min(recent, default=now) + seconds) / max(len(recent), 1)
+        learnt = (now - min(recent) + seconds) / len(recent) if recent else 2 * self._interval or seconds
         self._interval = min(max(learnt, self._interval), seconds)
         self._paused_until = self._next_start = now + seconds
         self._good.clear()
