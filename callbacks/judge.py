@@ -13,9 +13,18 @@ from mappa.epoch import save_and_stop
 from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
-from mappa.judge.health import judge_metrics, score_counts, scores_by_agent, unjudged_line, warnings
 from mappa.play.rollout import Listener, acts_of
 from mappa.ranks import gather, world
+from mappa.report.audit import file_of
+from mappa.report.health import (
+    drift,
+    judge_metrics,
+    mean_grade,
+    score_counts,
+    scores_by_agent,
+    unjudged_line,
+    warnings,
+)
 from mappa.types import BASE, Action, Episode, Task
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ class JudgeCallback(Callback, Listener):
         max_saturation: Annotated[float, Ge(0), Le(1)] = 0.8,
         max_stratum_gap: NonNegativeFloat = 1.0,
         caps: OutcomeCaps | None = None,
+        audits: str | None = None,
     ) -> None:
         """Bounds of one epoch.
 
@@ -48,13 +58,14 @@ class JudgeCallback(Callback, Listener):
             max_saturation: share of an agent's actions at 0, or at 10, past which there is a warning.
             max_stratum_gap: points between the mean scores of two kinds of tasks past which there is a warning.
             caps: rules by the outcome, applied to every verdict.
+            audits: folder of `python -m mappa.audit`; where it has none of this judge, that is said. None = never.
 
         Raises:
             ConfigError: caps for a judge that scores actions before there is an outcome.
         """
         if caps is not None:
             caps.check(judge)
-        self._caps = caps
+        self._caps, self._audits = caps, audits
         self.judge = judge
         self.health: dict[str, float] = {}
         """`judge/...` numbers of the last epoch."""
@@ -64,7 +75,9 @@ class JudgeCallback(Callback, Listener):
         self._max_saturation = max_saturation
         self._max_stratum_gap = max_stratum_gap
         self._warned: set[str] = set()
-        self._cost = 0.0
+        self.totals: dict[str, float] = {}
+        """What the judge's calls of this run add up to so far, as of the last drain."""
+        self._history: list[tuple[float, float]] = []
         self._pending: list[asyncio.Task[None]] = []
         self._data = None
         self._epochs = 1
@@ -73,6 +86,8 @@ class JudgeCallback(Callback, Listener):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._data = trainer.datamodule
         self._epochs = max(1, trainer.max_epochs or 1)
+        if self._audits and trainer.is_global_zero and not file_of(self._audits, self.judge.id).is_file():
+            log.info("how good the judge %s is was not measured yet: python -m mappa.audit", self.judge.id)
         self._data.loop.run(self.judge.start())
 
     async def on_rollout_start(self, purpose: str, episodes: int) -> None:
@@ -82,9 +97,10 @@ class JudgeCallback(Callback, Listener):
             await self.judge.announce(episodes * world()[1] * self._acts() * epochs)
 
     def _acts(self) -> int:
-        """Of one episode, of seats that learn."""
+        """Of one episode at most, all turns of seats that learn."""
         seats = self._data.team.agents
-        return sum(acts for seat, acts in acts_of(self._data.team).items() if seats[seat].adapter != BASE)
+        acts = acts_of(self._data.team).items()
+        return sum(count * seats[seat].max_turns for seat, count in acts if seats[seat].adapter != BASE)
 
     async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
         if purpose == "train" and self.judge.when is When.ACTION:
@@ -105,28 +121,29 @@ class JudgeCallback(Callback, Listener):
             self._data.loop.run(self._drain())
         episodes, verdicts = self._data.everyone()
         self.health = judge_metrics(episodes, verdicts)
-        self._cost += self.health["judge/cost"]
         scores = scores_by_agent(episodes, verdicts)
         self.histogram = {agent: score_counts(values) for agent, values in scores.items()}
-        pl_module.log_dict(self.health | {"judge/cost_so_far": self._cost}, on_step=False, on_epoch=True)
+        ledger = {f"judge/ledger/{name}": float(value) for name, value in self.totals.items()}
+        pl_module.log_dict(self.health | ledger, on_step=False, on_epoch=True)
         if trainer.is_global_zero:
             self._draw(trainer, scores)
-            self._warn(warnings(episodes, verdicts, self._max_saturation, self._max_stratum_gap))
+            lines = warnings(episodes, verdicts, self._max_saturation, self._max_stratum_gap)
+            self._warn(lines | self._drift(mean_grade(episodes)))
         self._stop_if_hopeless(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._data.loop.run(self.judge.close())
+        self._data.loop.run(self._close())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning tears callbacks down only after a run without an error."""
         if self._data is not None:
-            self._data.loop.run(self.judge.close())
+            self._data.loop.run(self._close())
 
-    def state_dict(self) -> dict[str, float]:
-        return {"cost": self._cost}
+    def state_dict(self) -> dict[str, object]:
+        return {"history": self._history}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self._cost = state_dict["cost"]
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        self._history = [tuple(pair) for pair in state_dict.get("history", ())]
 
     def _submit(self, evidence: Evidence) -> None:
         """What the frozen base said is seen as evidence, but not scored: nobody learns from it."""
@@ -142,6 +159,18 @@ class JudgeCallback(Callback, Listener):
         pending, self._pending = self._pending, []
         await asyncio.gather(*pending)
         await self.judge.flush()
+        self.totals = await self.judge.totals()
+
+    async def _close(self) -> None:
+        self.totals = await self.judge.totals() or self.totals
+        await self.judge.close()
+
+    def _drift(self, grade: float | None) -> dict[str, str]:
+        """This epoch's mean score and grade are remembered; what they say beside the earlier ones."""
+        if grade is not None and "judge/score" in self.health:
+            self._history.append((self.health["judge/score"], grade))
+        line = drift(self._history)
+        return {"drift": line} if line else {}
 
     def _draw(self, trainer: Trainer, scores: dict[str, list[float]]) -> None:
         """Score histograms, where the logger can draw them."""

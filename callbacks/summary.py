@@ -102,7 +102,7 @@ class SummaryCallback(Callback):
                 "first": self._rewards[epochs[0]] if epochs else {},
                 "last": self._rewards[epochs[-1]] if epochs else {},
             },
-            "judge": {key: self._judge[key] for key in _JUDGE},
+            "judge": {key: self._judge[key] for key in _JUDGE} | self._ledger(trainer),
             "judge_health": self._health(trainer),
             "actions": {key: self._actions[key] for key in _ACTIONS},
             "tokens": {key: int(self._tokens[key]) for key in _TOKENS},
@@ -119,6 +119,11 @@ class SummaryCallback(Callback):
         """The judge's numbers of the last epoch: saturation, stratum gap, agreement with the grade, score histogram."""
         judge = find(trainer, JudgeCallback)
         return {} if judge is None else judge.health | {"histogram": judge.histogram}
+
+    def _ledger(self, trainer: Trainer) -> dict[str, float]:
+        """The totals of a judge that is paid: every call of the run, trials, failures, those before a stop."""
+        judge = find(trainer, JudgeCallback)
+        return {} if judge is None else {k: v for k, v in judge.totals.items() if k not in ("cached", "failed")}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -35,7 +35,10 @@ def last_checkpoint(run: str | Path) -> Path:
         raise CheckpointError(f"{run} is not a run folder (no .hydra/config.yaml in it); give outputs/NAME/TIME")
     found = saved(run / "checkpoints")
     if not found:
-        raise CheckpointError(f"{run} has no checkpoint yet; start the run anew without resume=")
+        raise CheckpointError(
+            f"{run} has no checkpoint yet; start the run anew without resume= (verdicts paid for so far "
+            "are in judge.ledger, by default outputs/judge.sqlite, and cost nothing again)"
+        )
     return found[-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ HYDRA_FLAGS = FOLDER_FLAGS | {
 """Of Hydra's flags those that take a value."""
 HYDRA_SWITCHES = frozenset({"--multirun", "-m", "--run", "-r", "--resolve", "--hydra-help", "--version"})
 """Those that take none."""
+_SECRET = ("api_key", "apikey", "api_token")
+"""What no configuration holds."""
 _ADDED = ("experiment", "debug")
 """Groups that a composition has only where a word adds them, with a plus."""
 
@@ -70,6 +73,13 @@ def check_words(words: Sequence[str]) -> None:
         if not equals and not word.startswith("~"):
             hint = f" (did you mean +experiment={word}?)" if word in experiments() else ""
             raise ConfigError(f"'{word}' is not an assignment; write key=value{hint}")
+        if key.rpartition(".")[2].lower() in _SECRET:
+            raise ConfigError(
+                f"'{key.lstrip('+')}': a key on the command line ends in the shell's history and in .hydra/; export it "
+                "and name the variable: judge.api_key_env=NAME"
+            )
+        if key.endswith("api_key_env") and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}|null", value):
+            raise ConfigError(f"{key} takes the name of an environment variable in capitals, not what it holds")
         if key in _ADDED:
             raise ConfigError(f"write +{key}={value}, with a plus: a configuration has no {key} unless one is added")
 

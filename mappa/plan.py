@@ -88,7 +88,7 @@ def estimate(argv: list[str]) -> tuple[dict[str, Any], str | None]:
     validating = None if held is None else speed(tokens=held * todo.completion_tokens / todo.episodes) / 3600
     training = sum(times.values()) * cfg.trainer.max_epochs / 3600
     judged = cfg.callbacks.get("judge") is not None
-    calls = judged * todo.learning_actions * cfg.trainer.max_epochs * cfg.judge.get("samples", 1)
+    calls = judged * todo.learning_actions * cfg.trainer.max_epochs * cfg.judge.get("request", {}).get("samples", 1)
     numbers = {
         "model": {"parameters": sizes.parameters, "adapter parameters, all agents": sizes.adapter_parameters},
         f"GiB on {words['gpu']} ({gpu.memory_gib:g} GiB)": gib,
@@ -143,20 +143,22 @@ def advice(cfg: DictConfig, numbers: dict[str, Any], gpu: GPU) -> str:
 
 
 def _dollars(cfg: DictConfig, calls: int) -> float | None:
-    """0 for a judge that is no API; None where an API's price is not configured."""
-    judge = cfg.judge
-    if "price_in" not in judge:
+    """0 for a judge that is no API; None where an API's price is not known."""
+    if "money" not in cfg.judge:
         return 0.0
-    if judge.get("price_in") is None or judge.get("price_out") is None:
-        return None
-    return calls * (judge.expected_tokens_in * judge.price_in + judge.expected_tokens_out * judge.price_out) / 1e6
+    money = make(cfg.judge.money)
+    prices = money.prices(cfg.judge.model, cfg.judge.base_url)
+    return None if prices is None else calls * prices.cost(money.expected_tokens_in, money.expected_tokens_out)
 
 
 def _priced(cfg: DictConfig) -> str:
     """Whose price the dollars are counted by: one model's price must not be taken for another's."""
-    if "price_in" not in cfg.judge:
+    if "money" not in cfg.judge:
         return "no API"
-    return f"{cfg.judge.model} at {cfg.judge.price_in} and {cfg.judge.price_out} dollars a million tokens in and out"
+    prices = make(cfg.judge.money).prices(cfg.judge.model, cfg.judge.base_url)
+    if prices is None:
+        return f"{cfg.judge.model}: set judge.money.price_in and judge.money.price_out"
+    return f"{cfg.judge.model} at {prices.tokens_in:g} and {prices.tokens_out:g} dollars a million tokens in and out"
 
 
 def _check_words(words: dict[str, str]) -> None:

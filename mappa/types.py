@@ -106,6 +106,8 @@ class Action:
     """Who spoke: its name in the team; by default the agent's. Several seats may share an adapter."""
     plain_ids: tuple[int, ...] | None = None
     """What the policy would have seen without the hint it was given; None = it was given none."""
+    probe: Mapping[str, Any] | None = None
+    """At the end of an act that has to leave files: file -> what it holds, see `mappa.play.probe`."""
 
     def __post_init__(self) -> None:
         if not self.seat:

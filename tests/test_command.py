@@ -16,7 +16,7 @@ from tests.conftest import REPO
 
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "sklearn", "vllm"}
 Server = Callable[[str], tuple[int, str, list[str], list[str]]]
-COMMANDS = ("train", "evaluate", "compare", "plan", "report", "serve", "ask", "export", "tiny")
+COMMANDS = ("train", "evaluate", "compare", "plan", "report", "serve", "ask", "export", "tiny", "audit", "rejudge")
 
 
 def command(name: str, *words: str) -> tuple[int, str, list[str], set[str]]:
@@ -33,7 +33,7 @@ import importlib, json, os, sys, tempfile
 from mappa.command import run_guarded
 
 unwanted = set(sys.argv[1:])
-names = ("train", "evaluate", "compare", "plan", "serve", "ask", "export")
+names = ("train", "evaluate", "compare", "plan", "serve", "ask", "export", "audit", "rejudge")
 commands = {name: importlib.import_module(f"mappa.{name}") for name in names}
 commands["report"] = importlib.import_module("mappa.report.__main__")
 for line in sys.stdin:
@@ -159,6 +159,24 @@ def test_help_shows_what_it_does_and_what_there_is(name: str):
         ("train +experiment=quickstart_dsbench task.train=no.jsonl", "task file no.jsonl is missing"),
         ("train +experiment=quickstart --config-dir /no/folder", "--config-dir /no/folder: there is no such folder"),
         ("train resume=/no/run", "/no/run is not a run folder"),
+        ("train +experiment=quickstart judge.api_key=sk-1", "'judge.api_key': a key on the command line ends in the"),
+        (
+            "train +experiment=quickstart judge=openai judge.api_key_env=sk-1",
+            "takes the name of an environment variable",
+        ),
+        (
+            "train +experiment=quickstart judge=openai judge.base_url=localhost:1/v1",
+            "is no URL; write http://HOST:PORT",
+        ),
+        ("train +experiment=quickstart judge=vllm judge.money.budget=2", "judge.money.budget needs prices, and Qwen/"),
+        (
+            "train +experiment=quickstart judge=openai judge.request.samples=2",
+            "samples above 1 needs judge.request.te",
+        ),
+        ("train +experiment=quickstart judge=openai judge.max_tokens=9", "Could not override 'judge.max_tokens'."),
+        ("audit", "say which judge: python -m mappa.audit judge=NAME"),
+        ("audit judge=rubric run=/no/run", "/no/run is not a run folder"),
+        ("rejudge run=/no/run", "say which run and which judge"),
         ("plan +experiment=quickstart data.top_p=2", "data.top_p=2 must be less than or equal to 1"),
         ("train +experiment=quickstart --sede=1", "unknown flag '--sede=1'; a value is set by key=value"),
         ("plan +experiment=quickstart --gpu=h200", "unknown flag '--gpu=h200'; a value is set by key=value"),

@@ -164,10 +164,10 @@ async def test_ranks_share_one_ledger_one_budget_and_one_limit(tmp_path: Path):
     async with FakeJudge(seconds=0.02) as server:
         dollars = 1e-3 * (TOKENS_IN + TOKENS_OUT)
         budget = 20 * dollars
-        words = ["judge=openai", "judge.model=m", f"judge.base_url={server.url}", "judge.api_key=k"]
-        words += ["judge.price_in=1000", "judge.price_out=1000", "judge.max_tokens=8", "judge.max_concurrent=2"]
-        words += ["judge.expected_tokens_in=50", "judge.expected_tokens_out=8", "callbacks.judge.max_unjudged=1.0"]
-        words += [f"judge.budget={budget}", "judge.when=episode"]
+        words = ["judge=openai", "judge.model=m", f"judge.base_url={server.url}", "judge.api_key_env=null"]
+        words += ["judge.money.price_in=1000", "judge.money.price_out=1000", f"judge.money.budget={budget}"]
+        words += ["judge.request.max_tokens=8", "judge.limits.concurrent=2", "judge.when=episode"]
+        words += ["callbacks.judge.max_unjudged=1.0"]
         ranks = [*MINI, *DDP, "trainer.devices=2", *words]
         assert await asyncio.to_thread(run_ranks, ranks, tmp_path, 2) == [0, 0]
         calls = server.calls

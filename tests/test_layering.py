@@ -22,7 +22,7 @@ LAYERS = [
     {"mappa.objective", "mappa.learn"},
     {"callbacks", "mappa.serving"},
     {"mappa.checks", "mappa.train", "mappa.evaluate", "mappa.compare", "mappa.plan", "mappa.lab", "mappa.tiny"}
-    | {"mappa.serve", "mappa.ask", "mappa.export", "mappa.bench"},
+    | {"mappa.serve", "mappa.ask", "mappa.export", "mappa.audit", "mappa.rejudge", "mappa.bench"},
 ]
 """Low to high: a module imports its own layer and those before it."""
 TOP = {"pyproject.toml", "README.md", "LICENSE", "CONTRIBUTING.md"} | {

@@ -172,9 +172,9 @@ def test_the_papers_run_does_not_fit_on_24_gb(papers_run: list[str]):
 
 
 def test_judge_dollars_by_hand(tmp_path: Path):
-    price = ["judge=openai", "judge.price_in=1.0", "judge.price_out=10.0", "trainer.max_epochs=2"]
+    price = ["judge=openai", "judge.money.price_in=1.0", "judge.money.price_out=10.0", "trainer.max_epochs=2"]
     numbers, _ = plan(
-        ["+experiment=quickstart", *price, "judge.expected_tokens_in=1000", "judge.expected_tokens_out=100"]
+        ["+experiment=quickstart", *price, "judge.money.expected_tokens_in=1000", "judge.money.expected_tokens_out=100"]
     )
     assert numbers["the run"]["judge dollars, at most"] == pytest.approx(48 * 4 * 2 * (1000 * 1.0 + 100 * 10.0) / 1e6)
     assert plan(["+experiment=quickstart"])[0]["the run"]["judge dollars, at most"] == 0.0  # a rubric is no API

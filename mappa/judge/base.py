@@ -61,6 +61,10 @@ class Judge(Protocol):
 
     async def score(self, evidence: Evidence) -> Verdict: ...
 
+    async def totals(self) -> dict[str, float]:
+        """What this run's calls add up to so far, trials, failures and calls before a resume included; empty where
+        nothing is paid. `cost` and `held` (perhaps spent on top) in dollars."""
+
     async def flush(self) -> None:
         """Force all verdicts so far through to the disk, before something is trained on them."""
 
@@ -78,6 +82,10 @@ class BaseJudge:
 
     async def announce(self, actions: int) -> None:
         """Nothing to pay by default."""
+
+    async def totals(self) -> dict[str, float]:
+        """Nothing is paid by default."""
+        return {}
 
     async def flush(self) -> None:
         """Nothing to write by default."""

@@ -36,6 +36,9 @@ class WrappedJudge:
     async def announce(self, actions: int) -> None:
         await self._judge.announce(actions)
 
+    async def totals(self) -> dict[str, float]:
+        return await self._judge.totals()
+
     async def flush(self) -> None:
         await self._judge.flush()
 

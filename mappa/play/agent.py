@@ -139,6 +139,8 @@ class Agent:
         if code:
             run, files = await scene.run(code)
             action = replace(action, tool=run, files=files)
+        if self.artifacts and (action.tool is None or turn + 1 == self.max_turns):
+            action = replace(action, probe=await scene.probe(self.artifacts))
         await scene.record(action)
         return action
 

@@ -111,4 +111,5 @@ def _action(data: Mapping[str, Any]) -> Action:
         files=tuple(data["files"]),
         seat=data.get("seat", ""),
         plain_ids=tuple(data["plain_ids"]) if data.get("plain_ids") is not None else None,
+        probe=data.get("probe"),
     )

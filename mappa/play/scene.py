@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mappa.engine.base import Engine
 from mappa.errors import EngineError, TaskError
+from mappa.play import probe
 from mappa.play.places import located, told_names
 from mappa.types import Action, Task, ToolRun
 
@@ -47,6 +48,7 @@ class Scene:
     actions: list[Action] = field(default_factory=list)
     session: KernelSession | None = None
     _files: dict[str, object] = field(default_factory=dict)
+    _artifacts: dict[str, None] = field(default_factory=dict)
 
     async def kernel(self) -> KernelSession:
         """The episode's kernel and workspace, started when first needed, with the task's files in it.
@@ -73,6 +75,15 @@ class Scene:
         before, self._files = self._files, await asyncio.to_thread(session.workspace.list)
         changed = told_names((n for n, info in self._files.items() if before.get(n) != info), self.chat.clean)
         return ToolRun(code, text, str(result.status), result.duration, result.kernel_restarted), changed
+
+    async def probe(self, artifacts: Sequence[str]) -> Mapping[str, Any] | None:
+        """What these files, and those of earlier acts, hold; None where no kernel was ever needed, or it cannot say."""
+        self._artifacts |= dict.fromkeys(artifacts)
+        if self.session is None:
+            return None
+        code, mark = probe.code(tuple(self._artifacts), tuple(self.task.files))
+        result = await self.session.execute(code, probe.SECONDS)
+        return probe.answer(result.stdout, mark)
 
     def files(self) -> tuple[str, ...]:
         """Workspace files as of the last execution, as they may be told."""

@@ -6,16 +6,17 @@ import asyncio
 import json
 import sys
 
-from mappa.judge.openai import OpenAIJudge
-from mappa.judge.prompt import Prompt
+from mappa.judge.llm.judge import LLMJudge
+from mappa.judge.llm.limits import Limits
+from mappa.judge.llm.prompt import Prompt
 from tests.judge.evidence import evidence
 
 CONCURRENT = 8
 
 
 async def main(url: str, ledger: str, count: int) -> None:
-    prompt = Prompt(system="Judge.", user="{{output}}", correction="Again.", rubrics={"default": ""})
-    judge = OpenAIJudge("m", prompt, base_url=url, api_key="none", ledger=ledger, max_concurrent=CONCURRENT)
+    prompt = Prompt("Judge.", "{{output}}", "Code {{code}}.", "Again, code {{code}}.", {"default": ""})
+    judge = LLMJudge("m", prompt, url, None, ledger=ledger, limits=Limits(CONCURRENT))
     verdicts = await asyncio.gather(*(judge.score(evidence(f"answer {i}")) for i in range(count)))
     await judge.close()
     json.dump({"scores": [v.score for v in verdicts], "cached": sum(v.cached for v in verdicts)}, sys.stdout)

@@ -6,16 +6,20 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from mappa.judge import limits
-from mappa.judge.openai import OpenAIJudge
-from mappa.judge.prompt import Prompt
+from mappa.judge.llm import limits
+from mappa.judge.llm.client import Request
+from mappa.judge.llm.judge import LLMJudge
+from mappa.judge.llm.limits import Limits
+from mappa.judge.llm.money import Money
+from mappa.judge.llm.prompt import Prompt
 from tests.judge.server import FakeJudge
 
 KEY = "sk-live-0123456789abcdef"
 PROMPT = {
     "system": "Judge {{agent}}.",
-    "user": "{{task}}\n{{output}}\n{{feedback}}",
-    "correction": "Reply with the score only.",
+    "material": "{{task}}\n{{output}}\n{{feedback}}",
+    "verdict": "{{facts}}\nReply with the code {{code}}.",
+    "correction": "Reply with the score only, code {{code}}.",
     "rubrics": {"default": "Be right."},
 }
 
@@ -25,7 +29,7 @@ def _short_waits(monkeypatch):
     """Back-off in hundredths of a second."""
     waits = limits.backoff
     monkeypatch.setattr(
-        "mappa.judge.caller.backoff", lambda attempt, after, dice: waits(attempt, after, dice, base=0.01, top=0.1)
+        "mappa.judge.llm.calls.backoff", lambda attempt, after, dice: waits(attempt, after, dice, base=0.01, top=0.1)
     )
 
 
@@ -46,20 +50,19 @@ def serve(stack):
 
 
 @pytest.fixture
-def make(stack, tmp_path):
+def make(stack, tmp_path, monkeypatch):
     """`make(url, **settings)` -> a judge with its ledger in `tmp_path`; closed when the test ends."""
 
-    def build(url: str, **settings) -> OpenAIJudge:
-        defaults = {
-            "model": "m",
-            "prompt": Prompt(**PROMPT),
-            "base_url": url,
-            "api_key": KEY,
-            "ledger": str(tmp_path / "judge.sqlite"),
-            "timeout_s": 10.0,
-            "patience_s": 30.0,
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+    def build(url: str, **settings) -> LLMJudge:
+        defaults = {"timeout_s": 10.0, "patience_s": 30.0} | settings
+        parts = {
+            name: kind(**{key: defaults.pop(key) for key in kind.__annotations__ if key in defaults})
+            for name, kind in (("request", Request), ("limits", Limits), ("money", Money))
         }
-        judge = OpenAIJudge(**(defaults | settings))
+        places = {"base_url": url, "api_key_env": "JUDGE_KEY", "ledger": str(tmp_path / "judge.sqlite")}
+        judge = LLMJudge(**({"model": "m", "prompt": Prompt(**PROMPT)} | places | parts | defaults))
         stack.push_async_callback(judge.close)
         return judge
 

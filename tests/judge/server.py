@@ -12,14 +12,21 @@ from aiohttp import web
 
 TOKENS_IN = 50
 TOKENS_OUT = 7
-GOOD = '{"reason": "sound work", "process_score": 8}'
+GOOD = '{"reason": "sound work", "code": "CODE", "process_score": 8}'
 
 Reply = str | Mapping[str, object]
 Script = Callable[[dict, int], Reply]
 
 
+def code_in(body: Mapping) -> str:
+    """What the request asks its verdict to carry."""
+    return (re.findall(r"\b[0-9a-f]{6}\b", body["messages"][-1]["content"]) or ["none"])[-1]
+
+
 class FakeJudge:
     """Answers what `script(request body, how often this prompt was seen)` says: a fault's name, or a reply's text.
+
+    `CODE` in a reply becomes what the request asked for.
 
     Faults: slow, rate_limited, broken, cut, nonsense, wrong_schema, refusal, empty, 401, 403, 404, 400:<message>.
     """
@@ -71,11 +78,11 @@ class FakeJudge:
         try:
             answer = self.script(body, self.seen[prompt] - 1)
             await asyncio.sleep(self.seconds)
-            return await self._answer(request, answer)
+            return await self._answer(request, answer, code_in(body))
         finally:
             self._at_once -= 1
 
-    async def _answer(self, request: web.Request, answer: Reply) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, answer: Reply, code: str) -> web.StreamResponse:
         kind = answer if isinstance(answer, str) else "full"
         self.answers[kind if len(kind) < 20 else "reply"] += 1
         if kind == "slow":
@@ -95,7 +102,7 @@ class FakeJudge:
             return web.Response(text="<html>a proxy's greeting</html>", content_type="text/html")
         if kind == "wrong_schema":
             return web.json_response({"object": "list", "data": []})
-        text = json.dumps(answer if isinstance(answer, Mapping) else completion(kind))
+        text = json.dumps(answer if isinstance(answer, Mapping) else completion(kind)).replace("CODE", code)
         if kind == "cut":
             response = web.StreamResponse(
                 headers={"Content-Length": str(len(text)), "Content-Type": "application/json"}

@@ -4,11 +4,19 @@ from math import log
 
 import pytest
 
-from mappa.judge.expected import expected_score
+from mappa.judge.llm.parse import expected_score as mean_at
 
 
 def token(text: str):
     return (text, {text: 0.0})
+
+
+def expected_score(tokens, number: str, which: int = -1) -> float | None:
+    """With the span of one occurrence of `number` in the text that the tokens make, the last by default."""
+    text = "".join(t for t, _ in tokens)
+    places = [i for i in range(len(text)) if number and text.startswith(number, i)]
+    start = places[which] if places else 0
+    return mean_at(text, tokens, (start, start + len(number)))
 
 
 def test_mean_of_two_scores():
@@ -45,9 +53,9 @@ def test_a_one_that_may_have_been_ten_and_was_not_chosen_is_unreadable():
     assert expected_score([("8", {"8": log(0.6), "1": log(0.4)})], "8") is None
 
 
-@pytest.mark.parametrize("number", ["8.5", "", "7"])
-def test_no_token_no_mean(number):
-    assert expected_score([("8", {"8": 0.0})], number) is None
+def test_no_whole_number_no_mean():
+    assert expected_score([token("8.5")], "8.5") is None
+    assert mean_at("", [], (0, 0)) is None
 
 
 def test_too_little_mass_on_numbers():
@@ -56,4 +64,14 @@ def test_too_little_mass_on_numbers():
 
 def test_a_longer_number_is_not_mistaken_for_its_first_digit():
     assert expected_score([token("8"), token("5")], "8") is None
-    assert expected_score([token("8"), token(" then"), token("8"), token("\n")], "8") == 8.0
+
+
+def test_the_score_that_was_read_and_no_other():
+    tokens = [token("SCORE: "), ("8", {"8": log(0.75), "6": log(0.25)}), token("\nThe sum of "), token("5")]
+    assert expected_score([*tokens[:3], ("8", {"8": log(0.5), "2": log(0.5)})], "8", 0) == pytest.approx(7.5)
+    ten = [token("SCORE: "), ("10", {"10": log(0.75), "6": log(0.25)}), token("/"), ("10", {"10": 0.0})]
+    assert expected_score(ten, "10", 0) == pytest.approx(9.0)
+
+
+def test_tokens_that_do_not_make_the_text_say_nothing():
+    assert mean_at("SCORE: 8", [("SCORE", {}), (": 7", {": 7": 0.0})], (7, 8)) is None

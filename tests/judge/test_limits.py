@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from mappa.errors import ConfigError
-from mappa.judge.limits import Breaker, Bucket, Limits, backoff, parse_retry_after
+from mappa.judge.llm.limits import Breaker, Bucket, Gate, Limits, backoff, parse_retry_after
 
 
 class Clock:
@@ -59,18 +59,17 @@ async def test_true_sizes_are_settled_afterwards():
 
 
 def test_processes_together_call_no_more_often_than_one_may():
-    limits = Limits(max_concurrent=10)
-    limits.share(8)
-    with pytest.raises(ConfigError, match=r"^judge.max_concurrent=4 leaves some of the 8 processes .* at least 8$"):
-        Limits(max_concurrent=4).share(8)
+    Gate(Limits(concurrent=10)).share(8)
+    with pytest.raises(ConfigError, match=r"^judge.limits.concurrent=4 leaves some of the 8 processes .* at least 8$"):
+        Gate(Limits(concurrent=4)).share(8)
 
 
 async def test_no_more_than_max_concurrent():
-    limits, running, most = Limits(max_concurrent=3), 0, 0
+    gate, running, most = Gate(Limits(concurrent=3)), 0, 0
 
     async def one():
         nonlocal running, most
-        async with limits.slot(1):
+        async with gate.slot(1):
             running += 1
             most = max(most, running)
             await asyncio.sleep(0)
@@ -82,10 +81,25 @@ async def test_no_more_than_max_concurrent():
 
 async def test_a_pause_holds_everybody():
     clock = Clock()
-    limits = Limits(4, clock=clock, sleep=clock.sleep)
-    limits.pause(30)
-    async with limits.slot(1):
+    gate = Gate(Limits(4), clock=clock, sleep=clock.sleep)
+    gate.refused(30, clock.now)
+    async with gate.slot(1):
         assert clock.now == 130.0
+
+
+async def test_what_was_refused_teaches_the_rate():
+    """Ten a second are let through: the rest is refused, and then starts are a tenth of a second apart."""
+    clock = Clock()
+    gate = Gate(Limits(64), clock=clock, sleep=clock.sleep)
+    for _ in range(10):
+        gate.succeeded()
+    gate.refused(1.0, clock.now)
+    gate.refused(1.0, clock.now)
+    starts = []
+    for _ in range(5):
+        async with gate.slot(1):
+            starts.append(clock.now)
+    assert starts == pytest.approx([101.0, 101.1, 101.2, 101.3, 101.4])
 
 
 def test_the_breaker_opens_after_its_patience_and_tries_once_in_a_while():

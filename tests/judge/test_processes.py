@@ -39,7 +39,7 @@ async def test_a_killed_process_loses_no_verdict_it_paid_for(serve, tmp_path):
     child.kill()
     assert await child.wait() == -9
     billed = server.billed
-    kept = count(ledger, "SELECT COUNT(*) FROM verdicts WHERE score = 8")
+    kept = count(ledger, "SELECT COUNT(*) FROM calls WHERE score = 8")
     assert kept >= 60 - 2 * CONCURRENT
     assert billed - kept <= 2 * CONCURRENT, "lost: at most what was on its way"
 
@@ -51,7 +51,7 @@ async def test_a_killed_process_loses_no_verdict_it_paid_for(serve, tmp_path):
     assert result["scores"] == [8.0] * 200
     assert result["cached"] == kept
     assert server.calls - calls == 200 - kept, "nothing that was paid for is paid again"
-    assert count(ledger, "SELECT COUNT(*) FROM verdicts") == 200
+    assert count(ledger, "SELECT COUNT(score) FROM calls") == 200
 
 
 async def test_two_processes_share_a_ledger_and_pay_once(serve, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from mappa.errors import ConfigError
 from mappa.judge.caps import Ladder
-from mappa.judge.rubric_tabular import RubricTabularJudge, drops_test_rows
+from mappa.judge.rubric.tabular import RubricTabularJudge, drops_test_rows
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def test_noise_is_no_verdict_and_the_run_finishes_and_says_so(url, mini, tmp_pat
         "judge=vllm",
         f"judge.base_url={url}",
         "judge.model=tiny",
-        "judge.structured=false",  # a grammar would make a score of noise
-        "judge.use_logprobs=false",
-        "judge.max_tokens=24",
+        "judge.request.structured=false",  # a grammar would make a score of noise
+        "judge.request.logprobs=false",
+        "judge.request.max_tokens=24",
         "callbacks.judge.max_unjudged=1.0",
         "callbacks.validation.limit=4",
     )
@@ -82,8 +82,8 @@ def test_noise_is_no_verdict_and_the_run_finishes_and_says_so(url, mini, tmp_pat
     assert actions["total"] > 0
     assert (actions["judged"], actions["trained"]) == (0, 0)
     assert judge["failed"] == actions["total"]
-    with sqlite3.connect(folder / "judge.sqlite") as ledger:
-        scored, raw = ledger.execute("select count(score), count(nullif(raw, '')) from verdicts").fetchone()
+    with sqlite3.connect(cfg.judge.ledger) as ledger:
+        scored, raw = ledger.execute("select count(score), count(nullif(raw, '')) from calls").fetchone()
     assert scored == 0
     assert raw > 0, "the server's replies are on disk"
     assert judge["tokens_out"] > 0

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from mappa.judge.base import BaseJudge, Evidence, When
-from mappa.judge.rubric_relay import RubricRelayJudge
+from mappa.judge.rubric.relay import RubricRelayJudge
 from mappa.judge.wrapped import MixedJudge, NoisyJudge
 from mappa.report.credit import rho2, rho2_flips
 from mappa.types import Action, Episode, Grade, StopReason, Task, Verdict

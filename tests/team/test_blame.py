@@ -8,9 +8,9 @@ import pytest
 
 from mappa.judge.base import Evidence
 from mappa.judge.caps import Ladder, OutcomeCaps
-from mappa.judge.rubric_tabular import RubricTabularJudge
+from mappa.judge.rubric.tabular import RubricTabularJudge
+from mappa.report.planted.tables import ANALYST, ENGINEER, FAULTS, MODELER, STOPPED
 from mappa.types import Episode, Verdict
-from tests.team.conftest import ANALYST, ENGINEER, MODELER
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,38 +20,6 @@ ARTIFACTS = {
     "analyst": ["submission.csv"],
 }
 JUDGE = RubricTabularJudge(ARTIFACTS)
-
-
-def without(code: str, text: str, instead: str = "") -> str:
-    assert text in code
-    return code.replace(text, instead)
-
-
-FAULTS = {
-    "missing artifact upstream": ("engineer", without(ENGINEER, 'test.drop(columns="id").to_pickle("X_test.pkl")')),
-    "unfitted model": ("modeler", without(MODELER, ".fit(X, y)")),
-    "swapped columns": (
-        "analyst",
-        without(ANALYST, '{"id": test["id"], y.name: said}', '{"id": said, y.name: test["id"]}'),
-    ),
-    "wrong ids": ("analyst", without(ANALYST, '{"id": test["id"]', '{"id": range(len(test))')),
-    "kernel killed mid-turn": ("modeler", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
-    "timeout": ("modeler", "while True: pass"),
-    "target leakage": ("engineer", without(ENGINEER, 'columns=["id", target]', 'columns=["id"]')),
-    "target leakage without names": (
-        "engineer",
-        without(ENGINEER, 'columns=["id", target]', 'columns=["id"]')
-        + 'pd.DataFrame(pd.read_pickle("X_train.pkl").values).to_pickle("X_train.pkl")\n'
-        + 'pd.DataFrame(pd.read_pickle("X_test.pkl").values).to_pickle("X_test.pkl")\n',
-    ),
-    "silent row drop by a mask": ("engineer", without(ENGINEER, "test.drop(", "test[test['alcohol'] > 13].drop(")),
-    "silent row drop": ("engineer", without(ENGINEER, "test.drop(", "test.sample(frac=0.5).drop(")),
-    "no submission": ("analyst", "print(1)"),
-    "error of its own": ("engineer", "import pandas as pd\npd.read_csv('train.csv').nonsense()"),
-    "nothing was run": ("modeler", None),
-}
-STOPPED = ("no submission", "error of its own")
-"""Faults that could still be mended: guilty is the action that stops instead. In the others it is the agent's first."""
 
 
 async def scores(episode: Episode) -> list[tuple[str, float, str]]:

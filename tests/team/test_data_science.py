@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.team.conftest import ANALYST, ENGINEER, MODELER
+from mappa.report.planted.tables import ANALYST, ENGINEER, MODELER
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -34,9 +34,9 @@ async def test_a_good_reply_is_a_verdict_and_is_in_the_ledger(serve, make, tmp_p
     assert verdict.judge == judge.id
     row = rows(
         tmp_path / "judge.sqlite",
-        "SELECT score, model, tokens_in, tokens_out, cost, raw, prompt_hash, seconds > 0 FROM verdicts",
+        "SELECT score, model, tokens_in, tokens_out, cost, reason, status, seconds > 0 FROM calls",
     )
-    assert row == [(8.0, "m", 50, 7, verdict.cost, GOOD, verdict.prompt_hash, 1)]
+    assert row == [(8.0, "m", 50, 7, verdict.cost, "sound work", "ok", 1)]
 
 
 async def test_what_is_sent(serve, make):
@@ -44,7 +44,7 @@ async def test_what_is_sent(serve, make):
     judge = make(server.url, temperature=0.3, max_tokens=99, extra_body={"reasoning_effort": "low"})
     await judge.score(evidence("my answer is 2"))
     body = server.bodies[0]
-    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
     assert "my answer is 2" in body["messages"][1]["content"]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.3, 99)
     assert body["reasoning_effort"] == "low"
@@ -109,11 +109,11 @@ async def test_a_lasting_fault_is_no_verdict_and_is_asked_again_later(serve, mak
     "bad", ["refusal", "empty", "I liked it.", "PROCESS_SCORE: 12/10", '{"process_score": "high"}']
 )
 async def test_an_unreadable_reply_is_corrected_once(serve, make, bad):
-    server = await serve(lambda body, seen: GOOD if len(body["messages"]) == 4 else bad)
+    server = await serve(lambda body, seen: GOOD if len(body["messages"]) == 6 else bad)
     verdict = await make(server.url).score(evidence())
     assert verdict.score == 8.0
     assert (verdict.tokens_in, verdict.tokens_out) == (2 * TOKENS_IN, 2 * TOKENS_OUT)
-    assert server.bodies[1]["messages"][3]["content"] == "Reply with the score only."
+    assert server.bodies[1]["messages"][5]["content"].startswith("Reply with the score only, code ")
 
 
 @pytest.mark.parametrize("bad", ["refusal", "empty", "I liked it.", "PROCESS_SCORE: 12/10", "AUC 0.61"])
@@ -124,7 +124,7 @@ async def test_unreadable_twice_is_no_verdict_but_is_paid_and_recorded(serve, ma
     assert verdict.score is None
     assert verdict.reason
     assert server.calls == server.billed == 2
-    totals = await judge.summary()
+    totals = await judge.totals()
     assert (totals["calls"], totals["tokens_in"], totals["failed"]) == (2, 2 * TOKENS_IN, 1)
     assert rows(tmp_path / "judge.sqlite", "SELECT purpose, status, tokens_in FROM calls") == [
         ("score", "ok", TOKENS_IN),
@@ -135,18 +135,19 @@ async def test_unreadable_twice_is_no_verdict_but_is_paid_and_recorded(serve, ma
 
 
 async def test_a_reply_cut_at_its_token_limit_is_not_half_read(serve, make):
-    cut = completion("PROCESS_SCORE: 1", finish_reason="length")
-    server = await serve(lambda body, seen: GOOD if len(body["messages"]) == 4 else cut)
+    cut = completion("PROCESS_SCORE_CODE: 1", finish_reason="length")
+    server = await serve(lambda body, seen: GOOD if len(body["messages"]) == 6 else cut)
     assert (await make(server.url).score(evidence())).score == 8.0
 
 
 async def test_a_request_that_cannot_work_is_not_repeated(serve, make):
-    server = await serve(lambda body, seen: "400:maximum context length exceeded")
+    server = await serve(lambda body, seen: GOOD if is_trial(body) else "400:maximum context length exceeded")
     judge = make(server.url)
+    await judge.start()
     verdict = await judge.score(evidence())
     assert verdict.score is None
     assert "maximum context length" in verdict.reason
-    assert server.calls == 1
+    assert server.calls == 2
     assert judge.fatal is None
 
 
@@ -176,12 +177,12 @@ async def test_patience_ends(serve, make):
 
 
 async def test_a_judge_that_is_down_holds_up_nobody(make):
-    judge = make("http://127.0.0.1:9/v1", patience_s=0.3, timeout_s=5.0, max_concurrent=4)
+    judge = make("http://127.0.0.1:9/v1", patience_s=0.3, timeout_s=5.0, concurrent=4)
     verdicts = await asyncio.wait_for(asyncio.gather(*(judge.score(evidence(str(i))) for i in range(500))), 60)
     assert all(v.score is None for v in verdicts)
     assert any("down" in v.reason for v in verdicts)
     assert judge.fatal is None
-    assert (await judge.summary())["cost"] == 0.0
+    assert (await judge.totals())["cost"] == 0.0
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404"])
@@ -204,6 +205,7 @@ async def test_a_key_that_is_withdrawn_during_the_run_stops_all_further_calls(se
     assert (await judge.score(evidence("a"))).score == 8.0
     server.script = lambda body, seen: status
     assert (await judge.score(evidence("b"))).score is None
+    assert is_trial(server.bodies[-1]), "a call without any agent's text is refused as well"
     calls = server.calls
     verdicts = await asyncio.gather(*(judge.score(evidence(f"c{i}")) for i in range(20)))
     assert [v.score for v in verdicts] == [None] * 20
@@ -222,8 +224,8 @@ async def test_a_judge_that_is_only_down_does_not_stop_the_start(serve, make, ca
 async def test_no_key_is_said_at_the_start_and_none_is_taken_from_elsewhere(serve, make, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
     server = await serve()
-    with pytest.raises(JudgeError, match="api_key"):
-        await make(server.url, api_key=None).start()
+    with pytest.raises(JudgeError, match=r"NO_SUCH_KEY .* export it"):
+        await make(server.url, api_key_env="NO_SUCH_KEY").start()
     assert server.calls == 0
 
 
@@ -238,7 +240,7 @@ async def test_no_key_is_said_at_the_start_and_none_is_taken_from_elsewhere(serv
 )
 async def test_what_an_endpoint_refuses_is_left_out_from_then_on(serve, make, caplog, complaint, gone):
     server = await serve(lambda body, seen: complaint if gone in body else GOOD)
-    judge = make(server.url, use_logprobs=True)
+    judge = make(server.url, logprobs=True)
     verdicts = await asyncio.gather(*(judge.score(evidence(str(i))) for i in range(20)))
     assert [v.score for v in verdicts] == [8.0] * 20
     await judge.score(evidence("later"))
@@ -267,10 +269,10 @@ async def test_structured_false_never_asks(serve, make):
 
 
 async def test_samples_are_averaged_over_those_that_can_be_read(serve, make):
-    replies = ["PROCESS_SCORE: 6", "PROCESS_SCORE: 9", "no idea", "still no idea"]
+    replies = ["PROCESS_SCORE_CODE: 6", "PROCESS_SCORE_CODE: 9", "no idea", "still no idea"]
     server = await serve()
     server.script = lambda body, seen: replies[server.calls - 1] if server.calls <= 4 else "no idea"
-    judge = make(server.url, samples=3, temperature=1.0, max_concurrent=1)
+    judge = make(server.url, samples=3, temperature=1.0, concurrent=1)
     verdict = await judge.score(evidence())
     assert verdict.score == 7.5
     assert verdict.tokens_in == 4 * TOKENS_IN
@@ -279,13 +281,13 @@ async def test_samples_are_averaged_over_those_that_can_be_read(serve, make):
 async def test_the_mean_of_the_score_tokens_distribution(serve, make):
     alternatives = [{"token": "8", "logprob": math.log(0.75)}, {"token": "6", "logprob": math.log(0.25)}]
     tokens = [
-        {"token": '{"process_score": ', "logprob": 0.0, "top_logprobs": []},
+        {"token": '{"code": "CODE", "process_score": ', "logprob": 0.0, "top_logprobs": []},
         {"token": "8", "logprob": math.log(0.75), "top_logprobs": alternatives},
         {"token": "}", "logprob": 0.0, "top_logprobs": []},
     ]
-    reply = completion('{"process_score": 8}', logprobs={"content": tokens})
+    reply = completion('{"code": "CODE", "process_score": 8}', logprobs={"content": tokens})
     server = await serve(lambda body, seen: reply)
-    judge = make(server.url, use_logprobs=True)
+    judge = make(server.url, logprobs=True)
     assert (await judge.score(evidence())).score == pytest.approx(7.5)
     assert server.bodies[0]["top_logprobs"] == 20
 
@@ -293,10 +295,10 @@ async def test_the_mean_of_the_score_tokens_distribution(serve, make):
 async def test_the_budget_is_kept_and_the_rest_is_unjudged(serve, make):
     server = await serve(seconds=0.01)
     price = {"price_in": 1000.0, "price_out": 1000.0, "max_tokens": TOKENS_OUT}
-    judge = make(server.url, **price, budget=2.0, max_concurrent=8)
+    judge = make(server.url, **price, budget=2.0, concurrent=8)
     verdicts = await asyncio.gather(*(judge.score(evidence(str(i))) for i in range(60)))
     judged = [v for v in verdicts if v.score is not None]
-    totals = await judge.summary()
+    totals = await judge.totals()
     assert 20 <= len(judged) <= 35, "2 dollars at 0.057 a call"
     assert totals["cost"] == pytest.approx(server.billed * 0.057)
     assert totals["cost"] <= 2.0
@@ -312,17 +314,20 @@ async def test_calls_without_a_bill_count_against_the_budget(serve, make):
     judge = make(server.url, price_in=1000.0, price_out=1000.0, max_tokens=100, budget=1.0, retries=100)
     verdict = await judge.score(evidence())
     assert "budget" in verdict.reason
-    totals = await judge.summary()
+    totals = await judge.totals()
     assert totals["cost"] == 0.0
     assert 0.0 < totals["held"] <= 1.0
 
 
 async def test_the_forecast_comes_before_the_first_call(serve, make, caplog):
     caplog.set_level(logging.INFO)
-    server = await serve(lambda body, seen: "PROCESS_SCORE: 0" if "$" in caplog.text else "broken")
-    await make(server.url, price_in=0.4, price_out=1.6, budget=1.0, expected_actions=10_000).start()
+    server = await serve(lambda body, seen: "PROCESS_SCORE: 0" if "$0.00168 an action" in caplog.text else "broken")
+    judge = make(server.url, price_in=0.4, price_out=1.6, budget=1.0)
+    await judge.start()
+    assert server.calls == 1, "what a verdict costs was said before it"
+    await judge.announce(10_000)
     assert "$0.00168 an action" in caplog.text
-    assert "10,000 actions cost about $16.80" in caplog.text
+    assert "10,000 actions, at most, cost about" in caplog.text
     assert "$1.00 pays for about 595 more actions" in caplog.text
     assert any(r.levelno == logging.WARNING and "budget" in r.message for r in caplog.records), "too little money"
 
@@ -337,7 +342,7 @@ async def test_record_and_replay_without_a_network(serve, make, tmp_path):
     await recorder.close()
     calls = server.calls
     await server.__aexit__()
-    player = make(server.url, mode="replay", api_key=None)
+    player = make(server.url, mode="replay", api_key_env="NO_SUCH_KEY")
     await player.start()
     replayed = [(await player.score(evidence(text))) for text in texts]
     assert [(v.score, v.reason) for v in replayed] == [(v.score, v.reason) for v in recorded]
@@ -356,7 +361,7 @@ async def test_replay_of_something_that_was_never_recorded(serve, make, caplog, 
     assert verdict.score is None
     assert "not in the recording" in verdict.reason
     assert "t1/0" in caplog.text
-    assert (await player.summary())["missing"] == 1
+    assert (await player.totals())["missing"] == 1
     assert server.calls == 1
 
 
@@ -379,12 +384,11 @@ async def test_a_cancelled_action_leaves_no_claim_and_keeps_its_call_on_the_bill
     task.cancel()
     await judge.close()
     assert rows(tmp_path / "judge.sqlite", "SELECT status, held > 0 FROM calls") == [("cancelled", 1)]
-    assert rows(tmp_path / "judge.sqlite", "SELECT * FROM claims") == []
 
 
 async def test_concurrency_is_bounded_and_used(serve, make):
     server = await serve(seconds=0.05)
-    judge = make(server.url, max_concurrent=7)
+    judge = make(server.url, concurrent=7)
     await asyncio.gather(*(judge.score(evidence(str(i))) for i in range(40)))
     assert server.most_at_once == 7
 
@@ -397,16 +401,16 @@ async def test_keys_appear_nowhere(serve, make, tmp_path, caplog):
         if is_trial(body):
             return GOOD
         kind = plan[int(body["messages"][1]["content"].split("plan")[1][0])]
-        return f'{{"reason": "your key is {KEY}", "process_score": 5}}' if kind == "echo" else kind
+        return f'{{"reason": "your key is {KEY}", "code": "CODE", "process_score": 5}}' if kind == "echo" else kind
 
     server = await serve(script)
     judge = make(server.url, retries=1)
     await judge.start()
     said = [repr(await judge.score(evidence(f"plan{i}"))) for i in (4, 3, 2, 1, 0)]
-    said += [repr(judge), str(judge.fatal), caplog.text, repr(judge._secret), str(vars(judge))]
+    said += [repr(judge), str(judge.fatal), caplog.text, repr(judge._key), str(vars(judge))]
     assert "your key is ***" in said[1], "the echo was answered"
     with pytest.raises(TypeError, match="never written"):
-        pickle.dumps(judge._secret)
+        pickle.dumps(judge._key)
     await judge.close()
     assert not any(KEY in text for text in said)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -414,18 +418,20 @@ async def test_keys_appear_nowhere(serve, make, tmp_path, caplog):
     assert not any(KEY.encode() in path.read_bytes() for path in files)
 
 
-def test_settings_that_cannot_work_are_refused(make):
+def test_settings_that_cannot_work_are_refused(make, monkeypatch):
     for wrong in (
-        {"samples": 0},
         {"samples": 2, "temperature": 0.0},
         {"budget": 5.0},
         {"structured": "maybe"},
-        {"api_key": "sk-ключ"},
-        {"api_key": "two\nlines"},
+        {"base_url": "localhost:8000/v1"},
     ):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(ConfigError, match="judge"):
             make("http://localhost/v1", **wrong)
-        assert str(wrong.get("api_key")) not in str(caught.value)
+    for key in ("sk-ключ", "two\nlines"):
+        monkeypatch.setenv("BAD_KEY", key)
+        with pytest.raises(ConfigError, match="BAD_KEY holds characters") as caught:
+            make("http://localhost/v1", api_key_env="BAD_KEY")
+        assert key not in str(caught.value)
     with pytest.raises(ValueError, match="sometimes"):
         make("http://localhost/v1", when="sometimes")
 
@@ -445,21 +451,21 @@ async def test_a_thousand_requests_with_a_fifth_of_them_faulty(serve, make, tmp_
         return faults[(number // 5) % len(faults)] if number % 5 == 0 else GOOD
 
     server = await serve(script, slow_s=30.0)
-    judge = make(server.url, timeout_s=3.0, max_concurrent=32, retries=5, price_in=1.0, price_out=2.0)
+    judge = make(server.url, timeout_s=3.0, concurrent=32, retries=5, price_in=1.0, price_out=2.0)
     server.retry_after = "0.05"
     verdicts = await asyncio.gather(*(judge.score(evidence(f"answer {i}")) for i in range(1000)))
     assert len(verdicts) == 1000
     assert all(v.score == 8.0 or (v.score is None and v.reason) for v in verdicts)
     unjudged = sum(v.score is None for v in verdicts)
     assert unjudged < 200
-    totals = await judge.summary()
+    totals = await judge.totals()
     path = tmp_path / "judge.sqlite"
     assert totals["calls"] == server.calls
     assert totals["tokens_in"] == server.billed * TOKENS_IN == sum(v.tokens_in for v in verdicts)
     assert totals["tokens_out"] == server.billed * TOKENS_OUT == sum(v.tokens_out for v in verdicts)
     assert totals["cost"] == pytest.approx(server.billed * (TOKENS_IN + 2 * TOKENS_OUT) / 1e6)
     assert totals["failed"] == unjudged
-    assert rows(path, "SELECT COUNT(*), COUNT(score) FROM verdicts") == [(1000, 1000 - unjudged)]
+    assert rows(path, "SELECT COUNT(score) FROM calls") == [(1000 - unjudged,)]
     assert rows(path, "SELECT COUNT(*) FROM calls WHERE status = 'pending'") == [(0,)]
     statuses = Counter(dict(rows(path, "SELECT status, COUNT(*) FROM calls GROUP BY status")))
     assert statuses["ok"] == server.billed

@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from mappa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 
 BURST_SECONDS = 6.0
 """How much of a minute's allowance may be used at once after a pause."""
+WINDOW_SECONDS = 10.0
+SPEED_UP = 0.995
+"""Of the learnt interval after each call that was let through: twice as fast after 140."""
 
 
 class Bucket:
@@ -49,24 +58,38 @@ class Bucket:
         self._at = now
 
 
+@dataclass(frozen=True)
 class Limits:
-    """One gate for all calls of one process. Waiting for the gate costs an action none of its patience.
+    """What may be asked of the endpoint; the ranks of a run share the first three equally."""
+
+    concurrent: PositiveInt = 64
+    """Calls under way at once."""
+    requests_per_minute: PositiveFloat | None = None
+    """null = as many as the endpoint lets through: what it refuses (429) teaches the rate."""
+    tokens_per_minute: PositiveFloat | None = None
+    """Prompt and reply; null = unlimited."""
+    timeout_s: PositiveFloat = 120.0
+    """Of one call."""
+    patience_s: PositiveFloat = 600.0
+    """Of one action over all its calls and waits, from its first call; then it stays unjudged."""
+    retries: NonNegativeInt = 8
+    """Further attempts after a failure that may pass."""
+
+
+class Gate:
+    """The one gate for all calls of one process. Waiting for it costs an action none of its patience.
 
     Processes of one run share what is allowed: each takes an equal part (`share`), before its first call.
     """
 
-    def __init__(
-        self,
-        max_concurrent: int,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        self._allowed = (max_concurrent, requests_per_minute, tokens_per_minute)
-        self._clock = clock
-        self._sleep = sleep
-        self._closed_until = 0.0
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
+        self._limits, self._clock, self._sleep = limits, clock, sleep
+        self._next_start = 0.0
+        self._interval = 0.0
+        """Seconds between two starts, learnt from refusals."""
+        self._paused_until = 0.0
+        self._good: deque[float] = deque(maxlen=1000)
+        """When calls were let through."""
         self.share(1)
 
     def share(self, processes: int) -> None:
@@ -75,36 +98,64 @@ class Limits:
         Raises:
             ConfigError: some processes would get no call at all.
         """
-        concurrent, requests, tokens = self._allowed
+        concurrent = self._limits.concurrent
         if concurrent < processes:
             raise ConfigError(
-                f"judge.max_concurrent={concurrent} leaves some of the {processes} processes without a call; "
+                f"judge.limits.concurrent={concurrent} leaves some of the {processes} processes without a call; "
                 f"set at least {processes}"
             )
+        rates = self._limits.requests_per_minute, self._limits.tokens_per_minute
         self._slots = asyncio.Semaphore(concurrent // processes)
-        self._requests = Bucket(requests / processes, self._clock, self._sleep) if requests else None
-        self._tokens = Bucket(tokens / processes, self._clock, self._sleep) if tokens else None
+        self._requests, self._tokens = (
+            Bucket(rate / processes, self._clock, self._sleep) if rate else None for rate in rates
+        )
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[None]:
-        """Hold one of the `max_concurrent` slots, entered when the rates allow a request of about `tokens`."""
+        """Hold one of the slots, entered when the rates allow a request of about `tokens`."""
         async with self._slots:
             if self._requests:
                 await self._requests.take(1)
             if self._tokens:
                 await self._tokens.take(tokens)
-            while (wait := self._closed_until - self._clock()) > 0:
-                await self._sleep(wait)
+            await self._turn()
             yield
+
+    async def _turn(self) -> None:
+        """Starts are an interval apart, so that whoever waited for the end of a pause does not start at once with all
+        others; a pause that was called meanwhile is waited for, too."""
+        while True:
+            start = max(self._clock(), self._next_start)
+            self._next_start = start + self._interval
+            if (wait := start - self._clock()) <= 0:
+                return
+            paused_until = self._paused_until
+            await self._sleep(wait)
+            if self._paused_until == paused_until:
+                return
 
     def used(self, estimated: int, actual: int) -> None:
         """Tell the true number of tokens of a request that was let in as `estimated`."""
         if self._tokens:
             self._tokens.correct(actual - estimated)
 
-    def pause(self, seconds: float) -> None:
-        """Let no request start for `seconds`: the endpoint asked for it (429 with Retry-After)."""
-        self._closed_until = max(self._closed_until, self._clock() + seconds)
+    def succeeded(self) -> None:
+        self._good.append(self._clock())
+        self._interval *= SPEED_UP
+
+    def refused(self, seconds: float, began: float) -> None:
+        """The endpoint asked (429) a call of `began` to leave it alone for `seconds`.
+
+        What it let through just before is its rate. Calls that were under way when the pause was called teach nothing.
+        """
+        now = self._clock()
+        if began < self._paused_until:
+            return
+        recent = [at for at in self._good if at > now - WINDOW_SECONDS]
+        learnt = (now - min(recent) + seconds) / len(recent) if recent else 2 * self._interval or seconds
+        self._interval = min(max(learnt, self._interval), seconds)
+        self._paused_until = self._next_start = now + seconds
+        self._good.clear()
 
 
 class Breaker:

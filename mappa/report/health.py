@@ -5,6 +5,7 @@ Pure. The paper's judge favoured regression tasks by up to 1.8 of 10 points, and
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,14 @@ from mappa.types import Episode, Verdict
 
 MIN_ACTIONS = 8
 """Fewest judged actions from which a stratum's mean or a saturation is worth a warning."""
+MAX_SELF_SCORED_GAP = 1.0
+MIN_CORRELATION = -0.2
+MIN_RISE, MIN_FALL = 0.3, 0.03
+"""Points of ten, and of the grade, between the halves of the last epochs."""
+_SCORE = re.compile(
+    r"process[ _-]?score|\b(?:score|rating|grade)\b\W{0,3}(?:is\W)?\d|\b(?:10|[0-9])\s?(?:/|out of)\s?10\b",
+    re.IGNORECASE,
+)
 
 
 def judge_metrics(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> dict[str, float]:
@@ -37,6 +46,11 @@ def judge_metrics(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) 
     strata = _scores_by_kind(episodes, verdicts)
     for kind, values in strata.items():
         numbers[f"judge/stratum/{kind}"] = statistics.fmean(values)
+    said, unsaid = _by_own_score(episodes, verdicts)
+    if said:
+        numbers["judge/self_scored"] = len(said) / len(every)
+    if said and unsaid:
+        numbers["judge/self_scored_gap"] = statistics.fmean(said) - statistics.fmean(unsaid)
     if len(strata) > 1:
         means = [statistics.fmean(values) for values in strata.values()]
         numbers["judge/stratum_gap"] = max(means) - min(means)
@@ -80,6 +94,12 @@ def warnings(
     if unjudged := unjudged_line(episodes, verdicts):
         lines["unjudged"] = unjudged
     for agent, values in scores_by_agent(episodes, verdicts).items():
+        if len(values) >= MIN_ACTIONS and len(set(values)) == 1:
+            lines[f"{agent} equal"] = (
+                f"the judge gave all {len(values)} actions of agent {agent} the same score, {values[0]:g}: such scores "
+                "teach nothing"
+            )
+            continue
         for end in (0.0, 10.0):
             share = values.count(end) / len(values)
             if len(values) >= MIN_ACTIONS and share > max_saturation:
@@ -94,7 +114,53 @@ def warnings(
             lines["strata"] = (
                 f"the judge scores {high} tasks {gap:.1f} points above {low} tasks: a team may learn to please it"
             )
+    numbers = judge_metrics(episodes, verdicts)
+    pairs = len(_with_grades(episodes, verdicts))
+    if pairs >= MIN_ACTIONS and (correlation := numbers.get("judge/grade_correlation", 0.0)) < MIN_CORRELATION:
+        lines["grade"] = (
+            f"the judge's scores and the grades of {pairs} episodes have a correlation of {correlation:.2f}: what it "
+            "rewards does harm"
+        )
+    said, unsaid = _by_own_score(episodes, verdicts)
+    gap = numbers.get("judge/self_scored_gap", 0.0)
+    if min(len(said), len(unsaid)) >= MIN_ACTIONS and gap > MAX_SELF_SCORED_GAP:
+        lines["self-scored"] = (
+            f"{len(said)} actions hold something like a score of their own, and get {gap:.1f} points more than others"
+        )
     return lines
+
+
+def drift(history: Sequence[tuple[float, float]], epochs: int = 6) -> str:
+    """A line where rewards rise while grades fall: a team that learns to please its judge. Empty where none is due.
+
+    Args:
+        history: (mean score, mean grade) of each epoch, in order.
+        epochs: the last so many are looked at, half against half.
+    """
+    if len(history) < epochs:
+        return ""
+    halves = history[-epochs : -epochs // 2], history[-epochs // 2 :]
+    (score, grade), (now, graded) = (tuple(map(statistics.fmean, zip(*half, strict=True))) for half in halves)
+    if now - score < MIN_RISE or grade - graded < MIN_FALL:
+        return ""
+    return (
+        f"over the last {epochs} epochs the judge's mean score rose from {score:.2f} to {now:.2f} while the grade fell "
+        f"from {grade:.3f} to {graded:.3f}: the team may be learning to please it (python -m mappa.audit shows by what)"
+    )
+
+
+def mean_grade(episodes: Sequence[Episode]) -> float | None:
+    grades = [episode.grade.score for episode in episodes if episode.grade is not None]
+    return statistics.fmean(grades) if grades else None
+
+
+def _by_own_score(episodes: Sequence[Episode], verdicts: Mapping[str, Verdict]) -> tuple[list[float], list[float]]:
+    """Scores of the actions that hold something like a score themselves, and of the others."""
+    said: tuple[list[float], list[float]] = ([], [])
+    for action in (action for episode in episodes for action in episode.own):
+        if (score := _score(verdicts, action.id)) is not None:
+            said[_SCORE.search(action.text) is None].append(score)
+    return said
 
 
 def _score(verdicts: Mapping[str, Verdict], action_id: str) -> float | None:

@@ -1,0 +1,1 @@
+"""A paid model as the judge: any OpenAI-compatible endpoint."""

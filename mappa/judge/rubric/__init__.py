@@ -1,0 +1,1 @@
+"""Deterministic, process-level judges: no model, no network, no answer key."""
