@@ -12,6 +12,7 @@ import pytest
 from mappa import lab
 from mappa.config import check
 from mappa.errors import ConfigError
+from mappa.report.__main__ import report
 from mappa.report.lab import crossed, outcome_of
 from mappa.report.pictures import draw
 from tests.conftest import compose_config
@@ -46,6 +47,9 @@ def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, cap
     assert told.startswith("2-rubric_relay against 2-outcome: ")
     assert (two_arms / "small.svg").read_text().startswith("<?xml")
     assert not (two_arms / "small-ratio.svg").exists(), "of one number of seats there is nothing to see"
+    page = report([f"run={two_arms}"]).read_text()
+    assert "2-rubric_relay" in page
+    assert page.count("data:image/svg+xml;base64,") == 1
     lab.main()
     assert written == {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}
     assert table in capsys.readouterr().out

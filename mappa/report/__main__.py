@@ -4,7 +4,7 @@ Writes `report.html` into the run folder: the run at a glance, and its episodes 
 needs nothing but a browser; every run writes it when it ends.
 
 Words:
-    run=FOLDER    the run
+    run=FOLDER    the run; or what python -m mappa.lab left, outputs/credit_lab
     with=FOLDER   another run, to say what changed against it
     live=PORT     serve the page on this machine instead, and renew it while the run goes on
 """
@@ -30,6 +30,12 @@ def report(argv: list[str]) -> Path | None:
     live = words["live"]
     if live is not None and not (live.isdigit() and 0 <= int(live) < 2**16):
         raise ConfigError(f"live={live} is no port; give e.g. live=8000")
+    from mappa.report.lab_page import is_lab, write_lab_page
+
+    if is_lab(Path(words["run"])):
+        path = Path(words["run"]) / "report.html"
+        write_lab_page(Path(words["run"]), path)
+        return path
     from mappa.report.page import model_pieces, write_page
     from mappa.report.records import check_run, read_run
 
