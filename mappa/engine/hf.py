@@ -116,10 +116,10 @@ class HFEngine(BaseEngine):
             raise
         finally:
             self._dispatching = False
+            self._dispatch_when_full()  # without lanes (a server) requests come at any time
         for request, completion in results:
             if not request.future.done():
                 request.future.set_result(completion)
-        self._dispatch_when_full()  # without lanes (a server) requests come at any time
 
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
         """Per adapter, similar prompt lengths together; independent of the order in which requests arrived."""

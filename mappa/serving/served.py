@@ -20,11 +20,13 @@ from mappa.play.rollout import adapters_of
 from mappa.play.scene import Scene
 from mappa.serving.stored import Stored
 from mappa.types import Action, Message, Task
+from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mappa.play.agent import Agent
+    from sandbox import KernelPool
 
 MOST_BYTES = 8 * 2**20
 """Of a file that is given back."""
@@ -204,7 +206,7 @@ async def served(found: Stored, engine: Engine | None = None) -> AsyncIterator[S
             await engine.sync(found.epoch)
             await engine.wake()
             if any(agent.tool for agent in team.agents.values()):
-                await pool.start()
+                await _start(pool)
             way = Way(0, cfg.data.temperature, cfg.data.top_p)
             scene = Scene(
                 id="",
@@ -226,6 +228,13 @@ async def served(found: Stored, engine: Engine | None = None) -> AsyncIterator[S
         finally:
             await engine.close()
             await pool.close()
+
+
+async def _start(pool: KernelPool) -> None:
+    try:
+        await pool.start()
+    except SandboxUnavailableError as error:
+        raise ConfigError(str(error)) from error
 
 
 async def _nobody(task: Task, actions: tuple[Action, ...]) -> None: ...
