@@ -135,7 +135,8 @@ class ServedTeam:
             left = {name: await asyncio.to_thread(_read, scene, name) for name in made}
         said = sum(len(action.completion_ids) for action in scene.actions)
         seen = sum(len(action.prompt_ids) for action in scene.actions)
-        return Reply(text, scene.actions[-1].truncated, seen, said, tuple(scene.actions), left)
+        cut = bool(scene.actions) and scene.actions[-1].truncated
+        return Reply(text, cut, seen, said, tuple(scene.actions), left)
 
     async def say(self, seat: str, messages: Sequence[Message], way: Way, max_tokens: int | None) -> Reply:
         """One completion of one agent, under its own system prompt where `messages` bring none.

@@ -83,7 +83,7 @@ class ChatRequest(BaseModel):
             ApiError: it asks for what is not done.
         """
         for name in ("tools", "functions", "response_format", "stop", "logit_bias", "logprobs", "audio"):
-            if (self.model_extra or {}).get(name):
+            if (self.model_extra or {}).get(name) not in (None, False, [], {}, "", {"type": "text"}):
                 raise ApiError(400, f"'{name}' is not supported; leave it out")
 
     def chat(self) -> list[Message]:

@@ -108,7 +108,7 @@ function completion(a) {
   a.pieces.forEach((piece, i) => {
     if (a.omitted && i === a.pieces.length / 2) box.append(el("i", { class: "quiet" }, `\n… ${a.omitted} tokens omitted …\n`));
     const advantage = a.advantages && (a.advantages.length === 1 ? a.advantages[0] : a.advantages[i]);
-    const told = [advantage === undefined ? "" : `${page.weights ? "weight" : "advantage"} ${signed(advantage)}`, `log-probability ${a.logprobs[i]}`];
+    const told = [advantage === undefined || advantage === null ? "" : `${page.weights ? "weight" : "advantage"} ${signed(advantage)}`, `log-probability ${a.logprobs[i]}`];
     const span = el("span", { title: told.filter(Boolean).join(", "), class: a.logprobs[i] < -2 ? "unlikely" : null }, piece);
     if (advantage) span.style.background = tint(advantage);
     box.append(span);
@@ -220,8 +220,8 @@ function tree(episode) {
 
 function about(episode, d) {
   const rows = [["answer", d.said || "none"], ...(d.key === null ? [] : [["key", d.key]])];
-  const grade = d.grade ? `${+d.grade.score.toFixed(3)}${d.grade.reason ? `, ${d.grade.reason}` : ""}` : "none";
-  const metrics = Object.entries(d.grade?.metrics ?? {}).map(([key, value]) => `${key} ${+Number(value).toFixed(3)}`);
+  const grade = d.grade && d.grade.score !== null ? `${+d.grade.score.toFixed(3)}${d.grade.reason ? `, ${d.grade.reason}` : ""}` : "none";
+  const metrics = Object.entries(d.grade?.metrics ?? {}).map(([key, value]) => `${key} ${value === null ? "no number" : +Number(value).toFixed(3)}`);
   const others = all.filter((e) => e !== episode && e.task === episode.task && e.set === episode.set);
   const drawn = tree(episode);
   const link = (e) => el("a", { class: "chip", href: `#${encodeURIComponent(e.key)}` }, el("span", { class: `mark ${gradeOf(e)}` }), ` ${where(e)} · ${e.id}`);
@@ -239,8 +239,10 @@ function about(episode, d) {
 
 const outcome = (e, d) => `${e.grade === null ? "no grade" : `grade ${+e.grade.toFixed(3)}`}, ${d.said || "no answer"}`;
 
+const keyOf = (hash) => { try { return decodeURIComponent(hash.slice(1)); } catch { return ""; } };
+
 async function open() {
-  const key = decodeURIComponent(location.hash.slice(1));
+  const key = keyOf(location.hash);
   const episode = byKey.get(key);
   if (!episode) return;
   current = key;
