@@ -156,7 +156,7 @@ def _render(run: Run, other: Run | None, shown: Sequence[Row], chunks: Sequence[
         chunks=chunks,
         plotly=_plotly(),
         style=_source("page.css"),
-        script=_source("charts.js") + _source("page.js"),
+        script="".join(map(_source, ("charts.js", "episode.js", "page.js"))),
         nonce=secrets.token_urlsafe(16),
         live=live,
     )
