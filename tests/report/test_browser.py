@@ -98,6 +98,12 @@ def test_filters_and_the_search_find_episodes(browser, chain):
             page.select_option(box, value)
             assert set(listed(page)) == found
             page.select_option(box, "")
+        page.select_option("#sort", "reward")
+        page.select_option("#agent", "modeler")
+        assert listed(page)[0] in ("training/0/good", "training/0/broken"), "8 of the modeler's is less than 9"
+        assert "reward 0.80" in page.locator("#episodes li").first.inner_text()
+        page.select_option("#agent", "engineer")
+        assert listed(page)[0] == "training/0/bad"
         page.fill("#search", "NEEDLE in")
         page.wait_for_selector("#count[data-found='2']")
         assert set(listed(page)) == {"training/0/good", "training/0/broken"}

@@ -41,7 +41,11 @@ $("theme").addEventListener("click", () => {
 // ---------------------------------------------------------------------- list
 let all = [], shown = [], limit = 100, byKey = new Map(), page = {};
 const gradeOf = (e) => (e.grade === null ? "none" : e.grade >= 0.999 ? "right" : e.grade <= 0.001 ? "wrong" : "partly");
-const rewardOf = (e) => { const values = Object.values(e.rewards); return values.length ? values.reduce((a, b) => a + b) / values.length : null; };
+const rewardOf = (e) => {
+  if ($("agent").value) return e.rewards[$("agent").value] ?? null;
+  const values = Object.values(e.rewards);
+  return values.length ? values.reduce((a, b) => a + b) / values.length : null;
+};
 const ORDER = {
   rank: (a, b) => a.rank - b.rank,
   advantage: (a, b) => Math.abs(b.advantage ?? 0) - Math.abs(a.advantage ?? 0),
@@ -130,7 +134,8 @@ async function start() {
   offer("epoch", unique(all.map((e) => e.epoch)).sort((a, b) => a - b), (value) => `epoch ${value}`);
   offer("kind", unique(all.map((e) => e.kind)).sort());
   offer("why", data.why);
-  for (const id of ["set", "epoch", "kind", "grade", "flag", "why", "sort"]) $(id).addEventListener("change", filter);
+  offer("agent", unique(all.flatMap((e) => Object.keys(e.rewards))), (name) => `reward of ${name}`);
+  for (const id of ["set", "epoch", "kind", "grade", "flag", "why", "agent", "sort"]) $(id).addEventListener("change", filter);
   let typing;
   $("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(filter, 150); });
   $("more").addEventListener("click", () => { limit += 200; list(); });
