@@ -21,7 +21,6 @@ from mappa.serve import chosen_team
 from mappa.serving.served import served
 from mappa.serving.stored import Stored
 from mappa.types import Action
-from sandbox import SandboxError
 
 _WORDS = {"run": None, "checkpoint": "last", "seed": "0"}
 _WORD = re.compile(r"[+~]?[\w.@/]+=\S*|-.*")
@@ -42,10 +41,7 @@ def ask(argv: list[str]) -> str:
     if not words["seed"].isdigit():
         raise ConfigError(f"seed={words['seed']} must be a whole number")
     quiet()
-    try:
-        return asyncio.run(_played(found, questions[0], int(words["seed"])))
-    except SandboxError as error:
-        raise ConfigError(str(error)) from error
+    return asyncio.run(_played(found, questions[0], int(words["seed"])))
 
 
 async def _played(found: Stored, question: str, seed: int) -> str:

@@ -17,23 +17,24 @@ The environment variable MAPPA_API_KEY, where it is set, holds the key that clie
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 
 from mappa.command import help_text, run_guarded, split, wants_help
 from mappa.config import register_resolvers
 from mappa.errors import ConfigError
 from mappa.evaluate import override
-from mappa.serving.served import ServedTeam, check_stored, served
+from mappa.serving.served import check_stored, served
 from mappa.serving.stored import Stored, stored
 
 KEY = "MAPPA_API_KEY"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 _WORDS = {
     **{"run": None, "checkpoint": "last"},
     **{"port": "8000", "host": LOOPBACK[0], "limit": "256", "timeout": "600"},
@@ -82,20 +83,17 @@ def serve(argv: list[str]) -> None:
         socket.create_server((host, port)).close()
     except OSError as error:
         raise ConfigError(f"host={host} port={port}: {error.strerror or error}; take another") from error
-    app = make_app(
-        lambda: _announced(found, f"http://{host}:{port}/v1"),
-        Limits(int(words["limit"]), float(words["timeout"])),
-        key,
-        LOOPBACK if host in LOOPBACK else ("*",),
-    )
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    limits = Limits(int(words["limit"]), float(words["timeout"]))
+    hosts = LOOPBACK if host in LOOPBACK else ("*",)
 
+    async def until_stopped() -> None:
+        async with served(found) as team:
+            app = make_app(lambda: nullcontext(team), limits, key, hosts)
+            print(f"http://{host}:{port}/v1, model=team (Ctrl-C ends it)", flush=True)  # noqa: T201 command-line output
+            await uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning")).serve()
 
-@asynccontextmanager
-async def _announced(found: Stored, address: str) -> AsyncIterator[ServedTeam]:
-    async with served(found) as team:
-        print(f"{address}, model=team (Ctrl-C ends it)", flush=True)  # noqa: T201 command-line output
-        yield team
+    with suppress(KeyboardInterrupt):
+        asyncio.run(until_stopped())
 
 
 def main() -> None:

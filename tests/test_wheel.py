@@ -46,6 +46,7 @@ def test_conf_and_assets_are_in_the_wheel(wheel: Path):
     for path in (REPO / "conf").rglob("*.yaml"):
         assert f"mappa/{path.relative_to(REPO)}" in names
     assert "mappa/assets/tiny/model.safetensors" in names
+    assert {"mappa/report/template/page.html", "mappa/report/template/page.js", "mappa/serving/card.md"} <= names
     assert {name.partition("/")[0] for name in names} <= {"mappa", "callbacks", "sandbox"} | {
         name.partition("/")[0] for name in names if ".dist-info/" in name
     }

@@ -129,10 +129,10 @@ class HFEngine(BaseEngine):
             raise
         finally:
             group.dispatching = False
+            self._dispatch_when_full(group)  # without lanes (a server) requests come at any time
         for request, completion in results:
             if not request.future.done():
                 request.future.set_result(completion)
-        self._dispatch_when_full(group)  # without lanes (a server) requests come at any time
 
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
         """Similar prompt lengths together, and in a batch each agent's; whatever order requests arrived in."""

@@ -12,6 +12,8 @@ from mappa.report.page import model_pieces, stamp, write_page
 from mappa.report.records import read_run
 
 HOST = "127.0.0.1"
+_ATTEMPTS = 3
+"""At reading a run that writes meanwhile."""
 
 
 class LivePage:
@@ -25,12 +27,23 @@ class LivePage:
         return stamp(self._run)
 
     def html(self) -> bytes:
+        """
+        Raises:
+            ConfigError: the run has written what was being read, time and again.
+        """
         with self._lock:
-            now = self.stamp()
-            if now != self._made:
-                found, other = read_run(self._run), read_run(self._other) if self._other else None
-                write_page(found, self._path, other, model_pieces(found), live=True)
-                self._made = now
+            for attempt in range(_ATTEMPTS):
+                now = self.stamp()
+                if now == self._made:
+                    break
+                try:
+                    found, other = read_run(self._run), read_run(self._other) if self._other else None
+                    write_page(found, self._path, other, model_pieces(found), live=True)
+                except ConfigError:
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
+                else:
+                    self._made = now
             return self._path.read_bytes()
 
 

@@ -10,6 +10,7 @@ import base64
 import functools
 import gzip
 import json
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -83,9 +84,20 @@ def _pack(run: Run, pieces: Pieces | None) -> tuple[list[Row], list[str]]:
 
 
 def pack(value: Any) -> str:
-    """JSON, compressed, in base64: no character of it means anything to HTML."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON, compressed, in base64: no character of it means anything to HTML. What is no number is null, as in JSON."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(errors="replace"), 6, mtime=0)).decode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(found) for key, found in value.items()}
+    return [_finite(found) for found in value] if isinstance(value, list | tuple) else value
 
 
 def _listed(run: Run, shown: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -144,7 +156,7 @@ def _render(run: Run, other: Run | None, shown: Sequence[Row], chunks: Sequence[
         chunks=chunks,
         plotly=_plotly(),
         style=_source("page.css"),
-        script=_source("charts.js") + _source("page.js"),
+        script="".join(map(_source, ("charts.js", "episode.js", "page.js"))),
         nonce=secrets.token_urlsafe(16),
         live=live,
     )

@@ -80,14 +80,14 @@ class Desk:
         default, seed = self.team.way, secrets.randbits(62) if request.seed is None else request.seed
         temperature = default.temperature if request.temperature is None else request.temperature
         top_p = default.top_p if request.top_p is None else request.top_p
-        messages, views = request.chat(), request.views or {}
+        messages, views = request.chat(), {"views": request.views} if request.views else {}
 
         async def one(index: int, tell: Callable[[Action], Awaitable[None]]) -> Reply:
             way = Way(stable_seed(seed, index), temperature, top_p)
             if request.model != TEAM:
                 length = request.max_completion_tokens or request.max_tokens
                 return await self.team.say(request.model, messages, way, length)
-            return await self.team.play(request.question(), way, tell, **({"views": views} if views else {}))
+            return await self.team.play(request.question(), way, tell, request.files, **views)
 
         return one
 

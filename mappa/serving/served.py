@@ -6,9 +6,9 @@ import asyncio
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,16 @@ from mappa.play.rollout import adapters_of
 from mappa.play.scene import Scene
 from mappa.serving.stored import Stored
 from mappa.types import Action, Message, Task
+from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mappa.play.agent import Agent
+    from sandbox import KernelPool
 
+MOST_BYTES = 8 * 2**20
+"""Of a file that is given back."""
 OnAction = Callable[[Action], Awaitable[None]]
 
 
@@ -52,6 +56,8 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     actions: tuple[Action, ...] = ()
+    files: Mapping[str, bytes | None] = field(default_factory=dict)
+    """What the team has left in its workspace; None = cannot be read, or is too large."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,19 @@ class ServedTeam:
     _scene: Scene
     """What every request's own is made from."""
 
-    async def play(self, question: str, way: Way, on_action: OnAction | None = None, **metadata: Any) -> Reply:
+    async def play(
+        self,
+        question: str,
+        way: Way,
+        on_action: OnAction | None = None,
+        files: Mapping[str, bytes] | None = None,
+        **metadata: Any,
+    ) -> Reply:
         """The whole team answers `question`.
 
         Args:
             on_action: told of each action as it finishes.
+            files: put into the workspace first.
             metadata: of the task, e.g. `views` of a dialogue's partners.
 
         Raises:
@@ -101,8 +115,10 @@ class ServedTeam:
             if on_action is not None:
                 await on_action(actions[-1])
 
-        task = Task(id=f"asked-{uuid.uuid4().hex[:12]}", question=question, metadata=metadata)
         async with AsyncExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mappa-asked-"))
+            given = await asyncio.to_thread(_write, Path(folder), files or {})
+            task = Task(f"asked-{uuid.uuid4().hex[:12]}", question, files=given, metadata=metadata)
             scene = replace(
                 self._scene,
                 id=task.id,
@@ -115,9 +131,12 @@ class ServedTeam:
                 actions=[],
             )
             text = await self._team.play(scene)
+            made = sorted({name for action in scene.actions for name in action.files})
+            left = {name: await asyncio.to_thread(_read, scene, name) for name in made}
         said = sum(len(action.completion_ids) for action in scene.actions)
         seen = sum(len(action.prompt_ids) for action in scene.actions)
-        return Reply(text, scene.actions[-1].truncated, seen, said, tuple(scene.actions))
+        cut = bool(scene.actions) and scene.actions[-1].truncated
+        return Reply(text, cut, seen, said, tuple(scene.actions), left)
 
     async def say(self, seat: str, messages: Sequence[Message], way: Way, max_tokens: int | None) -> Reply:
         """One completion of one agent, under its own system prompt where `messages` bring none.
@@ -133,6 +152,21 @@ class ServedTeam:
         made = await self._scene.engine.generate(agent.adapter, prompt_ids, sampling)
         cut = made.stop_reason == "length"
         return Reply(chat.said(made.token_ids), cut, len(prompt_ids), len(made.token_ids))
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Name in the workspace -> path on the host."""
+    paths = {name: folder / str(index) for index, name in enumerate(files)}
+    for name, path in paths.items():
+        path.write_bytes(files[name])
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _read(scene: Scene, name: str) -> bytes | None:
+    try:
+        return scene.session.workspace.read(name, MOST_BYTES)
+    except OSError:
+        return None
 
 
 class _Checked:
@@ -173,7 +207,7 @@ async def served(found: Stored, engine: Engine | None = None) -> AsyncIterator[S
             await engine.sync(found.epoch)
             await engine.wake()
             if any(agent.tool for agent in team.agents.values()):
-                await pool.start()
+                await _start(pool)
             way = Way(0, cfg.data.temperature, cfg.data.top_p)
             scene = Scene(
                 id="",
@@ -195,6 +229,13 @@ async def served(found: Stored, engine: Engine | None = None) -> AsyncIterator[S
         finally:
             await engine.close()
             await pool.close()
+
+
+async def _start(pool: KernelPool) -> None:
+    try:
+        await pool.start()
+    except SandboxUnavailableError as error:
+        raise ConfigError(str(error)) from error
 
 
 async def _nobody(task: Task, actions: tuple[Action, ...]) -> None: ...

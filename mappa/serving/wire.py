@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mappa.serving.served import Reply
 from mappa.types import Action, Message
 
 MOST_CHOICES = 16
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=200)]
+"""Within the workspace: no way out of it can be written."""
+Base64 = Annotated[bytes, BeforeValidator(lambda text: base64.b64decode(text, validate=True))]
 
 
 class ApiError(Exception):
@@ -70,6 +74,8 @@ class ChatRequest(BaseModel):
     """Answer with every action, too."""
     views: dict[str, str] | None = None
     """Seat -> what it alone is shown, of a dialogue."""
+    files: dict[FileName, Base64] | None = None
+    """Name -> content in base64, put into the team's workspace; then what it makes there is given back likewise."""
 
     def check(self) -> None:
         """
@@ -77,7 +83,7 @@ class ChatRequest(BaseModel):
             ApiError: it asks for what is not done.
         """
         for name in ("tools", "functions", "response_format", "stop", "logit_bias", "logprobs", "audio"):
-            if (self.model_extra or {}).get(name):
+            if (self.model_extra or {}).get(name) not in (None, False, [], {}, "", {"type": "text"}):
                 raise ApiError(400, f"'{name}' is not supported; leave it out")
 
     def chat(self) -> list[Message]:
@@ -100,7 +106,7 @@ def completion(id: str, request: ChatRequest, replies: Sequence[Reply]) -> dict[
             message["reasoning_content"] = "".join(map(step, reply.actions))
         choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": finish(reply)})
     found = _head(id, "chat.completion", request) | {"choices": choices, "usage": usage(replies)}
-    return found | trajectories(request, replies)
+    return found | extras(request, replies)
 
 
 def chunk(id: str, request: ChatRequest, index: int, delta: dict[str, Any], end: str | None = None) -> dict[str, Any]:
@@ -109,8 +115,8 @@ def chunk(id: str, request: ChatRequest, index: int, delta: dict[str, Any], end:
 
 
 def last_chunk(id: str, request: ChatRequest, replies: Sequence[Reply]) -> dict[str, Any] | None:
-    """Usage and trajectory, for who has asked for them."""
-    more = trajectories(request, replies)
+    """Usage, trajectory and files, for who has asked for them."""
+    more = extras(request, replies)
     if request.stream_options is not None and request.stream_options.include_usage:
         more["usage"] = usage(replies)
     return _head(id, "chat.completion.chunk", request) | {"choices": []} | more if more else None
@@ -131,11 +137,18 @@ def usage(replies: Sequence[Reply]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
 
 
-def trajectories(request: ChatRequest, replies: Sequence[Reply]) -> dict[str, Any]:
-    """Of each choice its actions, in the form in which episodes are stored."""
-    if not request.trajectory:
-        return {}
-    return {"trajectory": [[asdict(action) for action in reply.actions] for reply in replies]}
+def extras(request: ChatRequest, replies: Sequence[Reply]) -> dict[str, Any]:
+    """For who has asked: of each choice its actions, in the form in which episodes are stored, and its files."""
+    found: dict[str, Any] = {}
+    if request.trajectory:
+        found["trajectory"] = [[asdict(action) for action in reply.actions] for reply in replies]
+    if request.files is not None:
+        found["files"] = [{name: _base64(content) for name, content in reply.files.items()} for reply in replies]
+    return found
+
+
+def _base64(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()
 
 
 def models(names: Sequence[str], owner: str, created: int) -> dict[str, Any]:

@@ -98,6 +98,12 @@ def test_filters_and_the_search_find_episodes(browser, chain):
             page.select_option(box, value)
             assert set(listed(page)) == found
             page.select_option(box, "")
+        page.select_option("#sort", "reward")
+        page.select_option("#agent", "modeler")
+        assert listed(page)[0] in ("training/0/good", "training/0/broken"), "8 of the modeler's is less than 9"
+        assert "reward 0.80" in page.locator("#episodes li").first.inner_text()
+        page.select_option("#agent", "engineer")
+        assert listed(page)[0] == "training/0/bad"
         page.fill("#search", "NEEDLE in")
         page.wait_for_selector("#count[data-found='2']")
         assert set(listed(page)) == {"training/0/good", "training/0/broken"}
@@ -182,6 +188,21 @@ def test_it_fits_its_window_in_light_and_dark(browser, chain, scheme: str, width
         assert dark == (scheme == "dark")
         page.click("#theme")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != colour
+
+
+def test_what_is_no_number_and_what_is_no_episode_do_not_stop_the_page(browser, run_folder):
+    line = episode("e0", [("solver", "nan", 5.0, None), ("executor", "inf", 5.0, OK)], 0.5)
+    line["actions"][0]["advantages"] = [float("nan")] * len(line["actions"][0]["advantages"])
+    line["actions"][1]["logprobs"] = [float("-inf")] * len(line["actions"][1]["logprobs"])
+    line["grade"]["metrics"] = {"rmse": float("inf")}
+    empty = episode("e1", [("solver", "x", 5.0, None)], 0.0) | {"actions": []}
+    folder = run_folder([line, empty])
+    with opened(browser, written(folder), "training/0/e0") as page:
+        assert "rmse no number" in page.locator("#episode").inner_text()
+    with opened(browser, written(folder), "training/0/e1") as page:
+        assert page.locator("#episode .about").count() == 1
+    with opened(browser, f"file://{folder}/report.html#%E0%A4%A") as page:
+        assert len(listed(page)) == 2
 
 
 def test_a_debate_is_drawn_in_rounds(browser, run_folder):

@@ -133,6 +133,7 @@ def test_lone_surrogates_do_not_stop_the_page(run_folder):
     assert write_page(read_run(folder), folder / "report.html") == 1
 
 
+@pytest.mark.slow
 def test_two_thousand_long_episodes_stay_under_ten_megabytes_and_the_page_says_how_many_it_holds(run_folder):
     import random
 

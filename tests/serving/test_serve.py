@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import time
@@ -109,6 +110,9 @@ def test_two_hundred_at_once_are_all_answered(quickstart):
             400,
             "image_url",
         ),
+        ({"extra_body": {"files": {"../x": "YQ=="}}}, 400, "files"),
+        ({"extra_body": {"files": {"/etc/x": "YQ=="}}}, 400, "files"),
+        ({"extra_body": {"files": {"x": "no base64!"}}}, 400, "files.x"),
         ({"messages": [{"role": "tool", "tool_call_id": "1", "content": "x"}]}, 400, "messages.0.role"),
     ],
 )
@@ -223,6 +227,18 @@ def test_a_kernel_that_is_killed_is_told_to_the_team_which_still_answers(untrain
         assert reply.choices[0].message.content == r"\boxed{13}"
         again = ask(endpoint.client(), n=2)
         assert [choice.message.content for choice in again.choices] == [r"\boxed{13}"] * 2
+
+
+def test_files_are_worked_on_and_given_back(untrained):
+    code = "open('out/sum.txt', 'w').write(str(sum(map(int, open('numbers.txt')))))"
+    script = SCRIPT | {"executor": f"```python\nimport os\nos.mkdir('out')\n{code}\n```"}
+    given = {"numbers.txt": base64.b64encode(b"1\n2\n4\n").decode()}
+    with serving(untrained("quickstart"), engine=ScriptedEngine(script)) as endpoint:
+        reply = ask(endpoint.client(), n=2, extra_body={"files": given})
+        made = {"out/sum.txt": base64.b64encode(b"7").decode()}
+        assert reply.model_extra["files"] == [made, made]
+        last = list(ask(endpoint.client(), extra_body={"files": given}, stream=True))[-1]
+        assert last.model_extra["files"] == [made]
 
 
 def test_a_debate_is_served(untrained):
