@@ -23,8 +23,8 @@ WORK = {
     ),
     "accounts": (
         "import os, pwd, socket",
-        "print(pwd.getpwuid(os.getuid()).pw_name is not None, os.stat('/etc').st_mode & 0o5 == 0o5)",
-        "True True",
+        "print(pwd.getpwuid(os.getuid()).pw_name, os.stat('/etc').st_mode & 5, socket.gethostbyname('localhost'))",
+        "sandbox 5 127.0.0.1",
     ),
     "awk": ("import subprocess", "print(subprocess.check_output('echo a b | awk \"{print $2}\"', shell=True))", "b"),
     "joblib": (
