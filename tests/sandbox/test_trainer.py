@@ -19,8 +19,9 @@ GROWTH_MIB = 256
 OTHERS = [attack for family, attacks in FAMILIES.items() if family != "trainer" for attack in attacks]
 
 
-def _id(attack: Attack) -> str:
-    return attack.name
+REPEATED = ("deep-contents", "empty-messages", "long-line-of-code", "forty-sessions", "awake-again")
+"""Slow: another one shows the same in a plain run."""
+ALL = [pytest.param(a, id=a.name, marks=[pytest.mark.slow] if a.name in REPEATED else []) for a in TRAINER]
 
 
 async def _held(pools, kind: str, attack: Attack) -> None:
@@ -34,13 +35,13 @@ async def _held(pools, kind: str, attack: Attack) -> None:
         "\n".join(names).encode()
 
 
-@pytest.mark.parametrize("attack", TRAINER, ids=_id)
+@pytest.mark.parametrize("attack", ALL)
 async def test_the_trainer_and_a_neighbour_notice_nothing(pools, kind, attack):
     await _held(pools, kind, attack)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", OTHERS, ids=_id)
+@pytest.mark.parametrize("attack", OTHERS, ids=lambda attack: attack.name)
 async def test_nor_of_any_other_attack(pools, kind, attack):
     await _held(pools, kind, attack)
 
