@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from sandbox import ExecutionResult, ExecutionStatus, IsolationLevel, KernelPool, ResourceLimits
+from sandbox.errors import KernelStartError
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.provisioners.bubblewrap import Features, View, build_command
 from sandbox.provisioners.choice import candidates, refusal
-from sandbox.provisioners.spec import LaunchSpec, base_policy
+from sandbox.provisioners.spec import LaunchSpec, base_policy, python_roots
 from sandbox.result import HeadTail, clean, head_tail
 
 
@@ -121,6 +122,21 @@ def test_the_bubblewrap_command(root):
     assert command[-2:] == ["--", "python"]
     assert "--bind" not in command  # nothing of the host can be written
     assert "/home" not in text.split()
+
+
+def test_an_environment_in_a_project_does_not_open_the_project(tmp_path, monkeypatch):
+    """`python -m venv .`: what lies beside bin and lib is none of the code's business."""
+    for name in ("bin", "lib", "data", "include"):
+        (tmp_path / name).mkdir()
+    for name in ("pyvenv.cfg", ".env"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shown = {path.removeprefix(f"{tmp_path}/") for path in python_roots() if path.startswith(str(tmp_path))}
+    assert shown == {"bin", "lib", "pyvenv.cfg"}
+    monkeypatch.chdir(tmp_path / "lib")
+    with pytest.raises(KernelStartError, match="work in another folder"):
+        python_roots()
 
 
 def test_importing_the_package_loads_nothing():
