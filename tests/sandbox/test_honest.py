@@ -117,6 +117,11 @@ async def test_pictures_and_pages_become_files(session: KernelSession):
     assert session.workspace.read("output-1.png").startswith(b"\x89PNG")
 
 
+async def test_code_may_be_long(session: KernelSession):
+    result = await session.execute(f"x = '{'a' * 5_000_000}'\nlen(x)")
+    assert (result.result, result.truncated) == ("5000000", False)
+
+
 LATE = """
 import time
 k = get_ipython().kernel
