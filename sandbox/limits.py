@@ -33,9 +33,9 @@ class ResourceLimits:
     open_files: int = 512
     """File descriptors of each process."""
     workspace_mib: int = 1024
-    """Disk blocks used by the workspace; beyond it the kernel is killed."""
+    """Size of the workspace. At level `namespace` it lies in memory and is full then; else the kernel is killed."""
     workspace_files: int = 20_000
-    """Files and folders in the workspace; beyond it the kernel is killed."""
+    """Files and folders in the workspace, as `workspace_mib`; as many again in /tmp and in /dev/shm."""
     tmp_mib: int = 256
     """Private /tmp, and as much again for /dev/shm (both in memory, level `namespace`)."""
     cpus: int = 2

@@ -22,7 +22,7 @@ from sandbox.result import ExecutionStatus
 from sandbox.workspace import tail
 
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-_KILL_SECONDS = 5.0
+_LAST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,11 @@ class LiveKernel:
         if self._pidfd is None:
             return
         self.way.begin_kill(self.pid)
-        if not await wait_readable(self._pidfd, _KILL_SECONDS):
+        if not await wait_readable(self._pidfd, self.way.kill_seconds):
             for pid in (*descendants(self.pid), self.pid):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            await wait_readable(self._pidfd, _KILL_SECONDS)
+            await wait_readable(self._pidfd, _LAST_SECONDS)
 
     async def close(self) -> None:
         """Kill, close the channels, remove what it leaves. May be called again."""

@@ -190,7 +190,7 @@ class BoundedSession(Session):
     def serialize(self, msg: dict[str, Any], ident: Any = None) -> list[bytes]:
         """As Session, with clipped contents, and displays as text."""
         kind, content = msg["header"]["msg_type"], msg["content"]
-        if kind in ("stream", "error", "execute_reply"):
+        if kind in ("stream", "error", "execute_reply", "execute_input"):
             msg = {**msg, "content": clip(content, self.text_chars)}
         elif kind in ("execute_result", "display_data", "update_display_data") and isinstance(
             content.get("data"), dict

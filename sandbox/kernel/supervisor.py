@@ -25,7 +25,7 @@ def supervise(launcher: int, uid: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.getppid() != launcher:
         os._exit(1)
-    apart = uid is None and landlock.confine_signals(launcher)
+    apart = landlock.confine_signals(launcher)
     kernel = os.fork()
     if kernel == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
@@ -66,8 +66,8 @@ def _reap(kernel: int) -> int | None:
 def end_descendants(uid: int | None, apart: bool, seconds: float = 30.0) -> None:
     """Kill everything below this process, until nothing is left.
 
-    One kill(-1) reaches all at once, so that no fork can race it: as `uid`, or where signals leave this tree for
-    nobody (`apart`). Else each is stopped, then killed, which a fork bomb may outrun for a while.
+    One kill(-1) reaches all at once, so that no fork can race it: where signals leave this tree for nobody (`apart`),
+    or as `uid`. Else each is stopped, then killed, which a fork bomb may outrun for a while.
     """
     deadline = time.monotonic() + seconds
     while (below := descendants(os.getpid())) and time.monotonic() < deadline:

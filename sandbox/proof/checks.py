@@ -202,4 +202,6 @@ SYSCALLS = (
     _call("set-clock", 227, "0", "ctypes.create_string_buffer(16)", open_without=False),
 )
 
+EXISTENCE = Check("existence-of-files", "attempt(lambda: os.stat(P['secret']))")
+"""Level `namespace` alone hides it."""
 CHECKS: tuple[Check, ...] = (*FILES, *NETWORK, *PROCESSES, *SYSCALLS)

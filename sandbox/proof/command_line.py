@@ -98,25 +98,31 @@ async def _check_level(level: IsolationLevel) -> int:
 
 async def _try(pool: KernelPool, attempt: Attack | Check) -> str:
     """What went wrong; empty where it held."""
+    if isinstance(attempt, Attack):
+        return await _try_attack(pool, attempt)
+    if attempt in SYSCALLS and platform.machine() != "x86_64":
+        return ""
     async with pool.session() as session, pool.session() as other:
-        if isinstance(attempt, Check):
-            if attempt in SYSCALLS and platform.machine() != "x86_64":
-                return ""
-            with planted(session, other) as bait:
-                result = await session.execute(attempt.source(bait))
-            return "" if result.stdout.startswith("HELD") else f"{attempt.name}: {result.to_text(200)}"
-        alone = max([await _seconds(other, "1 + 1") for _ in range(20)])
-        endured = await endure(session, other, attempt)
-        found = {
-            f"ended as {endured.result.status}": endured.result.status not in attempt.expected,
-            "the session did not go on": endured.after.result != "2",
-            f"the trainer grew by {endured.growth_mib} MiB": endured.growth_mib > GROWTH_MIB,
-            f"a neighbour waited {endured.neighbour_seconds * 1e3:.0f} ms (alone {alone * 1e3:.0f})": (
-                endured.neighbour_seconds > NEIGHBOUR_SECONDS + alone
-            ),
-        }
-        wrong = ", ".join(text for text, is_so in found.items() if is_so)
-        return f"{attempt.name}: {wrong}" if wrong else ""
+        with planted(session, other) as bait:
+            result = await session.execute(attempt.source(bait))
+    return "" if result.stdout.startswith("HELD") else f"{attempt.name}: {result.to_text(200)}"
+
+
+async def _try_attack(pool: KernelPool, attack: Attack, again: int = 2) -> str:
+    async with pool.session() as session, pool.session() as other:
+        alone = max([await _seconds(other, "1 + 1") for _ in range(50)])
+        endured = await endure(session, other, attack)
+    found = {
+        f"ended as {endured.result.status}": endured.result.status not in attack.expected,
+        "the session did not go on": endured.after.result != "2",
+        f"the trainer grew by {endured.growth_mib} MiB": endured.growth_mib > GROWTH_MIB,
+    }
+    wrong = ", ".join(text for text, is_so in found.items() if is_so)
+    if not wrong and endured.neighbour_seconds > NEIGHBOUR_SECONDS + alone:
+        if again:  # others may have used the machine
+            return await _try_attack(pool, attack, again - 1)
+        wrong = f"a neighbour waited {endured.neighbour_seconds * 1e3:.0f} ms (before: {alone * 1e3:.0f})"
+    return f"{attack.name}: {wrong}" if wrong else ""
 
 
 async def bench(level: str, kernels: int) -> int:

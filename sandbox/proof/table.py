@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sandbox.isolation import IsolationLevel
 from sandbox.proof.attacks import FAMILIES, Attack
-from sandbox.proof.checks import CHECKS, NETWORK, PROCESSES, SYSCALLS, Check
+from sandbox.proof.checks import CHECKS, EXISTENCE, NETWORK, PROCESSES, SYSCALLS, Check
 
 LEVELS = tuple(reversed(IsolationLevel))
 _SAME = "same"
@@ -66,12 +66,12 @@ TABLE = (
     Row("forks, threads", "limit, killed as a whole", "same; an ordinary user below Landlock ABI 6: **refused**",
         shown_by=_all("bomb-forks", "bomb-threads")),
     Row("disk: size, number, depth, deleted, mapped and locked files", "file systems of their own, sized",
-        "counted, killed", "counted, killed", shown_by=_all("disk-*", "files-deep-folders", "files-full-then-dead")),
+        "counted, killed", "**descriptors on their way are not seen**", _all("disk-*", "files-deep-folders", "files-full-then-dead")),
     Row("/tmp and /dev/shm", "private, sized", "own folder, counted; no /dev/shm", "**/dev/shm is everybody's**",
         _all("bomb-shared-memory-files", "shared-memory-file")),
     Row("output and message floods, forged messages", "bounded, killed", shown_by=_all("output-*", "flood-*")),
     Row("the trainer: hung, flooded, crashed, its memory, a neighbour's answers", "nothing is noticed",
-        none="**code may wake itself**", shown_by=_all("trainer-*")),
+        none="**sessions of its own take the processor**", shown_by=_all("trainer-*")),
     Row("exit, segfault, SIGKILL of the kernel", "restarted", shown_by=_all("death-*")),
     Row("own files that break the next kernel", "restarted", shown_by=_all(
         "files-own-folder", "files-own-folder-locked", "files-names-of-modules")),
@@ -93,7 +93,7 @@ TABLE = (
     Row("namespaces, mounts, ptrace, bpf, keyrings, io_uring, perf", "seccomp", "seccomp", "**open**", SYSCALLS),
     Row("other kernels' files and sockets", "not mounted", "Landlock, own user", "**an ordinary user's are open**",
         _all("other-kernels-files", "other-kernels-socket")),
-    Row("names, sizes and existence of files (`stat`)", "not mounted", "**visible**, contents are not", "**visible**"),
+    Row("names, sizes and existence of files (`stat`)", "not mounted", "**visible**, contents are not", "**visible**", (EXISTENCE,)),
     Row("system files under /usr and a few of /etc", "**/usr is readable**", "**readable**", "**readable**"),
     Row("exploits of the Linux kernel itself, side channels", "**open**", "**open**", "**open**"),
     Row("a share of the processor", "**niceness only** (by session where the system has autogroup)", "**same**", "**same**"),

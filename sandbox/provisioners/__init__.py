@@ -1,1 +1,1 @@
-"""jupyter_client kernel provisioners that confine the kernel they launch, one file per way to do it."""
+"""How kernels are launched: the fork server, what each level allows, and the choice among levels."""

@@ -167,6 +167,6 @@ def _kill_orphan(exchange: asyncio.Task[list[int]]) -> None:
     if not exchange.cancelled() and exchange.exception() is None:
         pidfd, *others = exchange.result()
         with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)  # a supervisor takes the rest along
         for fd in (pidfd, *others):
             os.close(fd)

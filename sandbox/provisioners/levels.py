@@ -43,6 +43,8 @@ class Plain:
     """Resource limits, a clean environment, an unprivileged user where the trainer is root; nothing more."""
 
     level: ClassVar[IsolationLevel] = IsolationLevel.NONE
+    kill_seconds: ClassVar[float] = 40.0
+    """How long a kernel may take to die; its supervisor, without which a fork bomb would be nobody's, has 30."""
     variables: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Of the environment; set before anything is preloaded, since libraries read them once."""
     pretend_abi: ClassVar[int] = 0
@@ -127,6 +129,7 @@ class Namespaces(Plain):
     """Namespaces and mounts of its own for each kernel; inside them the same tools again, as a second wall."""
 
     level: ClassVar[IsolationLevel] = IsolationLevel.NAMESPACE
+    kill_seconds: ClassVar[float] = 10.0
 
     def run_folder(self, spec: LaunchSpec) -> str:
         """As mounted."""

@@ -23,8 +23,8 @@ WORK = {
     ),
     "accounts": (
         "import os, pwd, socket",
-        "print(pwd.getpwuid(os.getuid()).pw_name is not None, os.stat('/etc').st_mode & 0o5 == 0o5)",
-        "True True",
+        "print(pwd.getpwuid(os.getuid()).pw_name, os.stat('/etc').st_mode & 5, socket.gethostbyname('localhost'))",
+        "sandbox 5 127.0.0.1",
     ),
     "awk": ("import subprocess", "print(subprocess.check_output('echo a b | awk \"{print $2}\"', shell=True))", "b"),
     "joblib": (
@@ -115,6 +115,11 @@ async def test_pictures_and_pages_become_files(session: KernelSession):
     assert set(session.workspace.list()) == {"output-1.png", "output-2.png", "output-1.html"}
     assert session.workspace.read("output-1.html") == b"<b>bold</b>"
     assert session.workspace.read("output-1.png").startswith(b"\x89PNG")
+
+
+async def test_code_may_be_long(session: KernelSession):
+    result = await session.execute(f"x = '{'a' * 5_000_000}'\nlen(x)")
+    assert (result.result, result.truncated) == ("5000000", False)
 
 
 LATE = """

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 REPEATED = {
     *("swallowing-interrupts", "ignoring-sigint", "stopping-itself", "endless-async"),
     *("recursion", "recursion-in-c", "shared-mappings", "shared-memory-files", "deleted-but-open"),
+    *("let-go-but-kept", "memory-of-sockets", "mapped-and-deleted", "descriptors-on-their-way"),
+    *("in-a-folder-nobody-may-list", "beyond-the-longest-path"),
     *("many-displays", "many-small-ones", "foreign-key", "closed-sockets", "no-modules"),
 }
 """Slow: a quicker attack of their family shows the same property in a plain run."""

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from sandbox import ExecutionResult, ExecutionStatus, IsolationLevel, KernelPool, ResourceLimits
+from sandbox.errors import KernelStartError
 from sandbox.kernel.policy import KernelPolicy
 from sandbox.provisioners.bubblewrap import Features, View, build_command
 from sandbox.provisioners.choice import candidates, refusal
-from sandbox.provisioners.spec import LaunchSpec, base_policy
-from sandbox.result import HeadTail, head_tail
+from sandbox.provisioners.spec import LaunchSpec, base_policy, python_roots
+from sandbox.result import HeadTail, clean, head_tail
 
 
 @pytest.mark.parametrize("change", [{"processes": 0}, {"execution_seconds": 0}, {"workspace_mib": -1}, {"cpus": 0}])
@@ -49,6 +50,16 @@ def test_text_for_the_agent_keeps_the_notice_and_both_ends():
 def test_text_is_always_utf_8_and_never_empty():
     assert "without output" in ExecutionResult(ExecutionStatus.OK).to_text()
     ExecutionResult(ExecutionStatus.OK, stdout="a\ud800\0b").to_text().encode()
+
+
+@pytest.mark.parametrize(("said", "shown"), [
+    ("a\x1b[31mred\x1b[0m", "ared"), ("\x1b]0;title\x07x", "x"), ("\x1b]8;;http://e\x1b\\link", "link"),
+    ("\x9b31mx", "\ufffd31mx"), ("one\r\ntwo\rthree", "one\ntwo\nthree"), ("a\u202eb\u2066c", "abc"),
+    ("\x08\x00", "\ufffd" * 2), ("tab\tend\n", "tab\tend\n"), ("\x1bPq#0\x1b\\x", "x"), ("\x1b(Bx", "x"),
+    ("Zürich 東京 🎉", "Zürich 東京 🎉"),
+])  # fmt: skip
+def test_a_reader_is_shown_letters_and_line_ends(said, shown):
+    assert clean(said) == shown
 
 
 def test_statuses_are_those_of_the_contract():
@@ -111,6 +122,21 @@ def test_the_bubblewrap_command(root):
     assert command[-2:] == ["--", "python"]
     assert "--bind" not in command  # nothing of the host can be written
     assert "/home" not in text.split()
+
+
+def test_an_environment_in_a_project_does_not_open_the_project(tmp_path, monkeypatch):
+    """`python -m venv .`: what lies beside bin and lib is none of the code's business."""
+    for name in ("bin", "lib", "data", "include"):
+        (tmp_path / name).mkdir()
+    for name in ("pyvenv.cfg", ".env"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shown = {path.removeprefix(f"{tmp_path}/") for path in python_roots() if path.startswith(str(tmp_path))}
+    assert shown == {"bin", "lib", "pyvenv.cfg"}
+    monkeypatch.chdir(tmp_path / "lib")
+    with pytest.raises(KernelStartError, match="work in another folder"):
+        python_roots()
 
 
 def test_importing_the_package_loads_nothing():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
 import pytest
 
-from sandbox import KernelSession
+from sandbox import KernelPool, KernelSession
+from sandbox.kernel.supervisor import descendants
 from sandbox.proof.attacks import FAMILIES, TRAINER, Attack
 from sandbox.proof.endure import endure
 
@@ -17,8 +19,9 @@ GROWTH_MIB = 256
 OTHERS = [attack for family, attacks in FAMILIES.items() if family != "trainer" for attack in attacks]
 
 
-def _id(attack: Attack) -> str:
-    return attack.name
+REPEATED = ("deep-contents", "empty-messages", "long-line-of-code", "forty-sessions", "awake-again")
+"""Slow: another one shows the same in a plain run."""
+ALL = [pytest.param(a, id=a.name, marks=[pytest.mark.slow] if a.name in REPEATED else []) for a in TRAINER]
 
 
 async def _held(pools, kind: str, attack: Attack) -> None:
@@ -32,13 +35,13 @@ async def _held(pools, kind: str, attack: Attack) -> None:
         "\n".join(names).encode()
 
 
-@pytest.mark.parametrize("attack", TRAINER, ids=_id)
+@pytest.mark.parametrize("attack", ALL)
 async def test_the_trainer_and_a_neighbour_notice_nothing(pools, kind, attack):
     await _held(pools, kind, attack)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", OTHERS, ids=_id)
+@pytest.mark.parametrize("attack", OTHERS, ids=lambda attack: attack.name)
 async def test_nor_of_any_other_attack(pools, kind, attack):
     await _held(pools, kind, attack)
 
@@ -55,6 +58,43 @@ async def test_code_that_will_not_rest_is_killed(pools, kind):
             await asyncio.sleep(0.1)
         assert kernel.kill_reason.text == "the code went on running after its execution had ended"
         assert (await session.execute("1 + 1")).result == "2"
+
+
+async def test_nothing_of_a_fork_bomb_is_left(open_pool, kind):
+    pool = await open_pool(kind, warm=0, preload=())
+    async with pool:
+        async with pool.session():
+            pass
+        before = descendants(os.getpid())
+        async with pool.session() as session:
+            bomb = next(attack for attack in FAMILIES["bomb"] if attack.name == "forks")
+            await session.execute(bomb.code, timeout=bomb.seconds)
+        assert [pid for pid in descendants(os.getpid()) if pid not in before and _runs(pid)] == []
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        return b") Z" not in file.read()
+    return False
+
+
+@pytest.mark.slow
+async def test_three_hundred_sessions_leave_nothing(open_pool, kind):
+    pool = await open_pool(kind, warm=0, preload=())
+    async with pool:
+        for number in range(300):
+            async with pool.session() as session:
+                await session.execute("open('f', 'w').write('x')")
+            if number == 9:  # what is opened once and kept
+                before = _left(pool)
+        assert _left(pool) == before
+
+
+def _left(pool: KernelPool) -> tuple[int, int, list[str]]:
+    """Descriptors and processes of the trainer, and what lies in the pool's folder."""
+    assert pool._folder is not None
+    running = [pid for pid in descendants(os.getpid()) if _runs(pid)]
+    return len(os.listdir("/proc/self/fd")), len(running), sorted(os.listdir(pool._folder.path))
 
 
 @pytest.fixture

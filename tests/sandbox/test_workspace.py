@@ -130,6 +130,38 @@ def test_listing_is_bounded_in_depth_and_number(workspace, inside):
     assert len(workspace.list(max_files=5)) == 5
 
 
+def test_a_name_that_is_no_text_is_not_listed(workspace, inside):
+    with open(os.fsencode(inside) + b"/\xff.csv", "w"), open(inside / "ü.csv", "w"):
+        pass
+    assert set(workspace.list()) == {"ü.csv"}
+
+
+def test_what_cannot_be_counted_counts_as_too_much(tmp_path):
+    for depth in (60, 70):
+        top = folder = tmp_path / str(depth)
+        for _ in range(depth):
+            folder = folder / "d"
+        folder.mkdir(parents=True)
+        assert (usage(str(top), 1 << 30, 1000)[0] > 1 << 30) == (depth == 70)
+    locked = tmp_path / "locked"
+    (locked / "in").mkdir(parents=True)
+    (locked / "in" / "f").write_bytes(bytes(5000))
+    (locked / "in").chmod(0o300)
+    size, entries = usage(str(locked), 1 << 30, 1000)
+    assert (size >= 5000, entries) == (True, 2)
+
+
+def test_no_link_is_followed_while_removing(tmp_path):
+    """Nor does the mode of what a link points to change."""
+    (tmp_path / "kept").mkdir(mode=0o500)
+    (tmp_path / "t" / "d").mkdir(parents=True)
+    (tmp_path / "t" / "d" / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "t" / "link").symlink_to(tmp_path / "kept")
+    remove_tree(str(tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o500
+
+
 def test_usage_counts_blocks_and_stops_early(workspace, inside):
     for i in range(50):
         (inside / f"f{i}").write_bytes(b"x" * 5000)
