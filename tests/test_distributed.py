@@ -94,13 +94,14 @@ def test_two_ranks_are_one_process_on_the_union(trainer: list[str], micro_batche
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_under_bf16_mixed_two_ranks_do_what_one_does_up_to_its_rounding(dtype: str, tmp_path: Path):
+@pytest.mark.parametrize(("trainer", "dtype"), [(DDP, "float32"), (DDP, "bfloat16"), (FSDP, "bfloat16")])
+def test_under_bf16_mixed_two_ranks_do_what_one_does_up_to_its_rounding(trainer: list[str], dtype: str, tmp_path: Path):
     words = [*MINI, f"model.dtype={dtype}", "trainer.precision=bf16-mixed"]
     one, two = tmp_path / "one", tmp_path / "two"
-    assert run(words, one, parts=parts(one)) == 0
-    ddp = [*MINI, *DDP, "trainer.devices=2", *words[len(MINI) :]]
-    assert run_ranks(ddp, two, 2, parts=parts(two)) == [0, 0]
+    engine = {"engine": OWN_WEIGHTS} if trainer is FSDP else {}
+    assert run(words, one, parts=parts(one, **engine)) == 0
+    ranks = [*MINI, *trainer, "trainer.devices=2", *words[len(MINI) :]]
+    assert run_ranks(ranks, two, 2, parts=parts(two, **engine)) == [0, 0]
     ours, theirs = gradients(two), gradients(one)
     for agent, gradient in theirs.items():
         assert torch.nn.functional.cosine_similarity(ours[agent], gradient, dim=0) > 0.99, agent

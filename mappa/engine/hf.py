@@ -137,7 +137,7 @@ class HFEngine(BaseEngine):
     def _batches(self, requests: Sequence[_Request]) -> list[list[_Request]]:
         """Similar prompt lengths together, and in a batch each agent's; whatever order requests arrived in."""
         batches: list[list[_Request]] = []
-        for request in sorted(requests, key=self._rank):
+        for request in sorted(requests, key=self._place):
             width, batch = len(request.prompt_ids), batches[-1] if batches else []
             full = len(batch) == self._max_batch or (len(batch) + 1) * width > self._max_tokens
             alone = batch and not self._adapters.mixes and batch[0].agent != request.agent
@@ -146,7 +146,7 @@ class HFEngine(BaseEngine):
             batches[-1].append(request)
         return [sorted(batch, key=lambda request: request.agent) for batch in batches]
 
-    def _rank(self, request: _Request) -> tuple[Any, ...]:
+    def _place(self, request: _Request) -> tuple[Any, ...]:
         agent = "" if self._adapters.mixes else request.agent
         return agent, len(request.prompt_ids), request.agent, request.sampling.seed, request.prompt_ids
 

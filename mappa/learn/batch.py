@@ -207,6 +207,11 @@ def parts(batch: Batch) -> Iterator[tuple[str, slice, Batch]]:
         row, place = row + count, place + size
 
 
+def needed_tokens(rows: Sequence[Row]) -> int:
+    """Each once: those of every act."""
+    return sum(act[-1].length for act in acts(rows))
+
+
 def computed_tokens(batches: Sequence[Sequence[Act]]) -> int:
     """Of one forward pass over micro-batches, padding included."""
     return sum(len(batch) * _longest(batch) for batch in batches)

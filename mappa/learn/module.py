@@ -16,14 +16,14 @@ from torch import Tensor
 
 from mappa.epoch import Collected, save_and_stop
 from mappa.errors import SelectionError
-from mappa.learn.batch import Row, acts, collate, computed_tokens, cut_micro_batches, parts, row_warnings
+from mappa.learn.batch import Row, collate, computed_tokens, cut_micro_batches, needed_tokens, parts, row_warnings
 from mappa.learn.policies import Old, TeamPolicies
 from mappa.objective.base import Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
 from mappa.policy.sharded import shard
 from mappa.ranks import added, full, gather, world
-from mappa.report.metrics import rollout_metrics, truncation_lines
+from mappa.report.metrics import rollout_metrics, step_metrics, truncation_lines
 from mappa.types import Batch
 
 if TYPE_CHECKING:
@@ -221,9 +221,10 @@ class TeamModule(LightningModule):
 
     def _update_all(self, rows: list[Row]) -> dict[str, float]:
         """One pass over the rows of all agents, then a clipped step of each that has any on some rank."""
-        micro = cut_micro_batches(rows, self._micro_batch_tokens, mix=self.adapters.mixes)
-        self.tokens.update(computed=computed_tokens(micro), needed=sum(act[-1].length for act in acts(rows)))
         mine = {agent: self.turn.size([row for row in rows if row.agent == agent]) for agent in self.agents}
+        rows = [row for row in rows if mine[row.agent] > 0]  # what has no weight at all has no loss either
+        micro = cut_micro_batches(rows, self._micro_batch_tokens, mix=self.adapters.mixes)
+        self.tokens.update(computed=computed_tokens(micro), needed=needed_tokens(rows))
         plans = gather((len(micro), mine))
         steps, sizes = max(plan[0] for plan in plans), added(mine, lambda _: [plan[1] for plan in plans])
         learning = [agent for agent in self.agents if sizes[agent] > 0]
@@ -244,7 +245,9 @@ class TeamModule(LightningModule):
                 optimizer.zero_grad()
         for scheduler in schedulers:
             scheduler.step()
-        return self._numbers(sums) | {"learning_rate": schedulers[0].get_last_lr()[0]}
+        values = torch.stack([value.detach().float().to(self.device) for value in sums.values()]) if sums else None
+        numbers = dict(zip(sums, values.tolist(), strict=True)) if sums else {}  # the host waits here, and only here
+        return step_metrics(numbers) | {"learning_rate": schedulers[0].get_last_lr()[0]}
 
     def _loss(self, batch: Batch, sizes: Mapping[str, float], sums: dict[str, Tensor]) -> Tensor:
         """Of a micro-batch, each agent's by its own size; adds to the `<agent>/...` sums, which stay on the device."""
@@ -256,22 +259,6 @@ class TeamModule(LightningModule):
             for key, value in values.items():
                 sums[f"{agent}/{key}"] = sums.get(f"{agent}/{key}", 0.0) + value.detach()
         return torch.stack(losses).sum()
-
-    def _numbers(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metrics of an optimizer step, of all ranks: the host waits for the device here, once."""
-        values = torch.stack([value.detach().float().to(self.device) for value in sums.values()]) if sums else []
-        mine = dict(zip(sums, values.tolist() if sums else [], strict=True))
-        norms = {key: mine.pop(key) for key in list(mine) if key.endswith("/grad_norm")}
-        totals = added(mine)
-        numbers: dict[str, float] = dict(norms)
-        for key, total in totals.items():
-            agent, _, name = key.partition("/")
-            count = totals[f"{agent}/tokens"]
-            if name == "tokens":
-                numbers[f"{agent}/loss_tokens"] = count
-            else:
-                numbers[key] = total if name == "loss" else total / count
-        return numbers
 
     def _clip(self, agent: str) -> Tensor:
         """Clip this agent's gradient norm; returns the norm before."""
@@ -294,7 +281,7 @@ class TeamModule(LightningModule):
         """Callbacks of this hook ran before, checkpoints come after."""
         numbers = {f"seconds/{phase}": seconds for phase, seconds in self.data.seconds.items()}
         made = sum(len(a.completion_ids) for e in self.data.episodes for a in e.own)
-        trained = sum(row.length for row in self.data.rows)
+        trained = needed_tokens(self.data.rows)
         made, trained = (sum(values) for values in zip(*gather((made, trained)), strict=True))
         if numbers.get("seconds/generate"):
             numbers["tokens_per_second/generate"] = made / numbers["seconds/generate"]

@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from mappa.ranks import added
 from mappa.report.statistics import interval, majority, pass_at_k
 from mappa.types import Action, Episode, Verdict
 
@@ -133,3 +134,20 @@ def measures_by_task(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]
 
 def _score(episode: Episode) -> float:
     return episode.grade.score if episode.grade is not None else 0.0
+
+
+def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """Of an optimizer step: this rank's `<agent>/<key>` sums -> loss and means over all ranks' loss tokens. Collective.
+
+    Gradient norms, `<agent>/grad_norm`, are the same on all ranks, and stay as they are.
+    """
+    numbers = {key: value for key, value in sums.items() if key.endswith("/grad_norm")}
+    totals = added({key: value for key, value in sums.items() if key not in numbers})
+    for key, total in totals.items():
+        agent, _, name = key.partition("/")
+        tokens = totals[f"{agent}/tokens"]
+        if name == "tokens":
+            numbers[f"{agent}/loss_tokens"] = tokens
+        else:
+            numbers[key] = total if name == "loss" else total / tokens
+    return numbers

@@ -49,6 +49,8 @@ def make(kind: str, folder: Path) -> Model:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ARCHITECTURES[kind]))
     model.generation_config.eos_token_id = [2, 7]
+    if model.get_output_embeddings().bias is not None:  # of Phi; transformers makes it 0, training does not leave it so
+        torch.nn.init.normal_(model.get_output_embeddings().bias)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(ASSETS / "tiny" / name, folder)

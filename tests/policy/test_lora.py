@@ -136,6 +136,19 @@ def test_rows_of_several_agents_share_a_pass(checkpointing: bool):
             assert (mine - other).norm() <= 1e-6 * max(1.0, other.norm().item())
 
 
+@pytest.mark.parametrize(("autocast", "seen"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_under_autocast_no_input_is_copied_to_float32(autocast: bool, seen: torch.dtype):
+    """PEFT casts every layer's input to its adapter's float32, which autocast then casts back."""
+    adapters = Adapters(Model(str(ASSETS / "tiny"), "bfloat16").load(), AGENTS, rank=4, alpha=8, seed=1)
+    found = set()
+    for name, layer in adapters.model.named_modules():
+        if name.endswith("lora_A.solver"):
+            layer.register_forward_pre_hook(lambda _, args: found.add(args[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert logits(adapters.model).dtype == torch.bfloat16
+    assert found == {seen}
+
+
 def test_layers_that_do_not_see_whole_rows_are_not_shared(adapters: Adapters):
     layer = adapters.base.model.layers[0].mlp.up_proj
     adapters.select("solver")
