@@ -56,6 +56,8 @@ def audit(argv: Sequence[str]) -> dict[str, list[Line]]:
     configs = [configuration(name, words["run"], overrides, folders) for name in names]
     for cfg, origin in configs:
         check(cfg, origin)
+        if not hasattr(make(cfg.judge), "score"):
+            raise ConfigError("judge=none scores nothing; take another")
     cfg = configs[0][0]
     each = budget / len(names)  # most of it for the judge, a fifth for itself again, a fifth for other prompts
     judges = [make(on_budget(c.judge, 0.6 * each, c.paths.outputs)) for c, _ in configs]
@@ -102,6 +104,8 @@ def configuration(name: str, run: str | None, overrides: Sequence[str], folders:
 def on_budget(judge: DictConfig, budget: float, outputs: str, anew: bool = False) -> DictConfig:
     """A paid judge with this budget, on a bill of its own; `anew`: it forgets what it said."""
     judge = OmegaConf.create(OmegaConf.to_container(judge, resolve=True))
+    if "judge" in judge:
+        judge.judge = on_budget(judge.judge, budget, outputs, anew)
     if "money" in judge:
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
         judge.run = f"audit {stamp}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ def rejudge(argv: Sequence[str]) -> tuple[Path, Line]:
         raise ConfigError("say which run and which judge: python -m mappa.rejudge run=outputs/NAME/TIME judge=NAME")
     if words["epochs"] != "null" and not (words["epochs"].isdigit() and int(words["epochs"])):
         raise ConfigError(f"epochs={words['epochs']} must be a whole number of at least 1")
+    if not re.fullmatch(r"\d*\.?\d+", words["budget"]) or not float(words["budget"]):
+        raise ConfigError(f"budget={words['budget']} must be a number of dollars above 0")
     cfg, origin = configuration(words["judge"], words["run"], overrides, folders)
     check(cfg, origin)
     files = stored_files(words["run"])

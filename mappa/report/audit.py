@@ -202,7 +202,7 @@ def strata(sights: Sequence[Sight], verdicts: Sequence[Verdict]) -> Line | None:
         means = {kind: statistics.fmean(v) for (g, kind), v in by.items() if g == grade and len(v) >= 4}
         if len(means) > 1:
             low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-            gaps.append((means[high] - means[low], high, low, grade))
+            gaps += [(means[high] - means[low], high, low, grade)] if means[high] > means[low] else []
     if not gaps:
         return None
     gap, high, low, grade = max(gaps)
