@@ -142,17 +142,18 @@ async def planted(cfg: DictConfig, actions: int) -> list[Case]:
         raise ConfigError("there are planted cases for team=mathchat and team=data_science; for others give run=FOLDER")
     from mappa.policy.chat import Chat
     from mappa.report.planted import tables
+    from mappa.task.tabular import Tabular
     from mappa.tiny.imitation import make_tokenizer
     from mappa.tiny.tabular import RECIPE
 
-    OmegaConf.update(cfg, "task", {"train_tables": ["wine"], "validation_tables": [], "splits": 1})
-    limits = {"execution_seconds": 10.0, "interrupt_seconds": 2.0}
-    OmegaConf.update(cfg, "sandbox.limits", limits, force_add=True) if "limits" in cfg.sandbox else None
-    pool = make(cfg.sandbox)
+    pool = make(
+        OmegaConf.merge(cfg.sandbox, {"warm": 1, "limits": {"execution_seconds": 10.0, "interrupt_seconds": 2.0}})
+    )
+    wine = Tabular(f"{cfg.paths.outputs}/audit/tables", train_tables=["wine"], splits=1)
     chat = Chat(make_tokenizer(iter(()), RECIPE))
     await pool.start()
     try:
-        stage = tables.Stage(make(cfg.team, _convert_="all"), make(cfg.task), pool, chat)
+        stage = tables.Stage(make(cfg.team, _convert_="all"), wine, pool, chat)
         return await tables.cases(stage, max(2, round(actions / 6)))
     finally:
         await pool.close()
