@@ -146,9 +146,8 @@ async def planted(cfg: DictConfig, actions: int) -> list[Case]:
     from mappa.tiny.imitation import make_tokenizer
     from mappa.tiny.tabular import RECIPE
 
-    pool = make(
-        OmegaConf.merge(cfg.sandbox, {"warm": 1, "limits": {"execution_seconds": 10.0, "interrupt_seconds": 2.0}})
-    )
+    short = {"execution_seconds": 10.0, "interrupt_seconds": 2.0}
+    pool = make(OmegaConf.merge(cfg.sandbox, {"warm": 1, "limits": short}))
     wine = Tabular(f"{cfg.paths.outputs}/audit/tables", train_tables=["wine"], splits=1)
     chat = Chat(make_tokenizer(iter(()), RECIPE))
     await pool.start()
