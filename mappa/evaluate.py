@@ -37,7 +37,8 @@ def evaluate(argv: list[str]) -> Path:
     _check_words(words)
     checkpoint = chosen_checkpoint(words["run"], words["checkpoint"])
     run = Path(words["run"])
-    cfg = override(OmegaConf.load(run / ".hydra" / "config.yaml"), overrides, folders)
+    chosen = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    cfg = override(OmegaConf.load(run / ".hydra" / "config.yaml"), overrides, folders, chosen)
     folder = run / "evaluation" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     OmegaConf.update(cfg, "data.folder", None)
     OmegaConf.update(cfg, "paths.run", str(run))
@@ -83,15 +84,19 @@ def measures(folder: Path) -> list[str]:
     ]
 
 
-def override(cfg: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
+def override(
+    cfg: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = (), chosen: Mapping[str, str] | None = None
+) -> DictConfig:
     """Apply `key=value` words: a config group takes one of its files, everything else is set in place.
 
     Args:
         folders: users' own configuration folders.
+        chosen: group -> option that the run was made of; a team that its model knows by shorter prompts gets them.
 
     Raises:
         ConfigError: an unknown option of a group, or a word that has no place here.
     """
+    chosen, values = dict(chosen or {}), []
     for word in overrides:
         key, equals, value = word.lstrip("+").partition("=")
         if not equals:
@@ -100,8 +105,14 @@ def override(cfg: DictConfig, overrides: Sequence[str], folders: Sequence[Path] 
             raise ConfigError(f"'{word}': a graded run has its own configuration; leave it out")
         if any((place / key).is_dir() for place in (CONF, *folders)):
             _replace_group(cfg, key, value, folders)
+            chosen[key] = value
         else:
-            OmegaConf.update(cfg, key, OmegaConf.create({"value": _parse(value)})["value"], force_add=True)
+            values.append((key, _parse(value)))
+    short = f"{chosen.get('model')}_{chosen.get('team')}"
+    if any(word.startswith("team=") for word in overrides) and short in options("team/short", folders):
+        cfg.team = OmegaConf.merge(cfg.team, _composed("team/short", short, folders).team.short)
+    for key, value in values:
+        OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
 
 
@@ -111,9 +122,13 @@ def _replace_group(cfg: DictConfig, group: str, option: str, folders: Sequence[P
         raise ConfigError(f"{group}={option} is unknown; available: {', '.join(available)}")
     if group == "judge":
         raise ConfigError(f"judge={option}: held-out tasks are graded by the task, without a judge; leave it out")
+    cfg[group] = _composed(group, option, folders)[group]
+
+
+def _composed(group: str, option: str, folders: Sequence[Path]) -> DictConfig:
     places = [CONF, *folders]
     root = next(place for place in places if (place / group / f"{option}.yaml").is_file())
-    cfg[group] = compose([], f"{group}/{option}", [place for place in places if place != root], root)[group]
+    return compose([], f"{group}/{option}", [place for place in places if place != root], root)
 
 
 def _parse(value: str) -> Any:

@@ -3,53 +3,79 @@
 Runs every arm of the grid once for each seed, `jobs` at a time, under outputs/credit_lab/; finished runs are not run
 again. Then prints a table, and writes it with the pictures beside the runs. Grids:
 
-    small   2 and 8 seats; the perfect judge of single actions against the shared outcome
-    seats   2, 4 and 8 seats; the same
-    noise   4 seats; a judge who errs in 10 to 40 of 100 actions
-    mix     4 seats; process and outcome by weight
-    credit  4 seats; every credit scheme
+    small    2 and 8 seats; the perfect judge of single actions against the shared outcome
+    seats    2, 4 and 8 seats; the same
+    rates    8 seats; the same at other learning rates
+    noise    4 seats; a judge who errs in 10 to 40 of 100 actions
+    mix      4 seats; process and outcome by weight
+    credit   4 seats; every credit scheme
+    shared   4 seats; one adapter for all of them
+    learning +experiment=quickstart, a fourth of its tasks an epoch: rubric and outcome, separate and shared adapters
+
+Any other word goes to every run.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from mappa.command import help_text, run_guarded, split, wants_help
 from mappa.errors import ConfigError
 
 JUDGES = ("rubric_relay", "outcome")
 FLIPS = (0.1, 0.2, 0.25, 0.3, 0.4)
+RATES = ("5e-4", "2e-3", "4e-3")
+SHORT = ["+experiment=quickstart", "data.tasks_per_epoch=6", "trainer.max_epochs=56"]
+FOUR = "data.tasks_per_epoch=4 data.samples_per_task=4"
+DECISIONS = "objective=counterfactual objective.search.depth=4 data.tasks_per_epoch=3"
 
 
-def _teams(sizes: Sequence[int]) -> dict[str, list[str]]:
-    return {f"{k}-{judge}": [f"team.seats={k}", f"judge={judge}"] for k in sizes for judge in JUDGES}
+def _teams(sizes: Sequence[int], more: str = "", suffix: str = "") -> dict[str, list[str]]:
+    return {
+        f"{k}-{judge}{suffix}": [f"team.seats={k}", f"judge={judge}", *more.split()] for k in sizes for judge in JUDGES
+    }
+
+
+def _four(**arms: str) -> dict[str, list[str]]:
+    return {f"4-{arm}": ["team.seats=4", *words.split()] for arm, words in arms.items()}
 
 
 GRIDS: dict[str, dict[str, list[str]]] = {
     "small": _teams((2, 8)),
     "seats": _teams((2, 4, 8)),
-    "noise": _teams((4,))
-    | {f"4-flips={f}": ["team.seats=4", "judge=noisy", f"judge.false_alarm={f}", f"judge.miss={f}"] for f in FLIPS},
-    "mix": _teams((4,))
-    | {f"4-mixed={w}": ["team.seats=4", "judge=mixed", f"judge.weight={w}"] for w in (0.25, 0.5, 0.75)},
-    "credit": {
-        "4-rubric_relay": ["team.seats=4", "judge=rubric_relay"],
-        "4-team-scope": ["team.seats=4", "credit.scope=team"],
-        **{
-            f"4-{credit}": ["team.seats=4", f"credit={credit}", "data.tasks_per_epoch=4", "data.samples_per_task=4"]
-            for credit in ("reinforce_pp_baseline", "grpo")
-        },
+    "rates": _teams((8,))
+    | {arm: words for r in RATES for arm, words in _teams((8,), f"module.learning_rate={r}", f"@{r}").items()},
+    "noise": _teams((4,)) | _four(**{f"flips={f}": f"judge=noisy judge.false_alarm={f} judge.miss={f}" for f in FLIPS}),
+    "mix": _teams((4,)) | _four(**{f"mixed={w}": f"judge=mixed judge.weight={w}" for w in (0.25, 0.5, 0.75)}),
+    "credit": _teams((4,))
+    | _four(
+        team_scope="credit.scope=team",
+        baseline=f"credit=reinforce_pp_baseline {FOUR}",
+        grpo=f"credit=grpo {FOUR}",
+        grpo_outcome=f"credit=grpo judge=outcome {FOUR}",
+        rae="credit=rae",
+        rae_outcome="credit=rae judge=outcome",
+        mixed="judge=mixed",
+        leave_one_out=f"credit=leave_one_out judge=outcome {DECISIONS}",
+        state="judge.sees=state",
+        state_delta="judge.sees=state credit=state_delta",
+        noisy="judge=noisy judge.miss=0.3",
+        correct="judge=noisy judge.miss=0.3 credit=correct credit.rates.all.miss=0.3",
+    ),
+    "shared": _teams((4,)) | _teams((4,), "team.shared=true", "@shared"),
+    "learning": {
+        "3-rubric": SHORT,
+        "3-outcome": [*SHORT, "judge=outcome"],
+        "3-rubric@shared": [*SHORT, "team.shared=true"],
+        "3-outcome@shared": [*SHORT, "judge=outcome", "team.shared=true"],
     },
 }
-"""Arm -> words. An arm's name begins with its number of seats."""
+"""Arm -> words. An arm is called SEATS-REWARD, or SEATS-REWARD@WHATEVER to be held against SEATS-outcome@WHATEVER."""
 
 
 def run(folder: Path, words: Sequence[str]) -> str | None:
@@ -64,7 +90,8 @@ def run(folder: Path, words: Sequence[str]) -> str | None:
         return None if before == said else f"it was run with other words ({before}); take another outputs=FOLDER"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "mappa.train", "+experiment=credit_lab", f"hydra.run.dir={folder}", *words]
+    experiment = [] if any(word.startswith("+experiment=") for word in words) else ["+experiment=credit_lab"]
+    command = [sys.executable, "-m", "mappa.train", *experiment, f"hydra.run.dir='{folder}'", *words]
     with (folder / "output.txt").open("w") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
@@ -87,73 +114,6 @@ def run_all(arms: Mapping[str, Sequence[str]], root: Path, seeds: int, jobs: int
             raise ConfigError(f"{folder} failed: {failure} (all it said: {folder}/output.txt)")
 
 
-def measure(arms: Sequence[str], root: Path, seeds: int) -> dict[str, dict[str, Any]]:
-    """Arm -> what its runs show; `episodes` to half of the best gain of its number of seats, None if never reached."""
-    from mappa.report.credit import break_even, rho2_outcome
-    from mappa.report.lab import area, crossed, episodes_to, matrices, read
-
-    found: dict[str, dict[str, Any]] = {}
-    for arm in arms:
-        runs = [read(root / arm / f"seed{seed}") for seed in range(seeds)]
-        epochs, scores = matrices(runs)
-        rewards = [numbers for one in runs for numbers in one.lens["rewards"].values()]
-        right = statistics.fmean(numbers["right"] for numbers in rewards)
-        seats = int(arm.partition("-")[0])
-        found[arm] = {
-            "seats": seats,
-            "epochs": epochs,
-            "trained": [epoch * runs[0].episodes for epoch in epochs],
-            "scores": scores,
-            "accuracy": [crossed(scores[i]) for i in range(len(epochs))],
-            "area": crossed(area(epochs, scores)),
-            "right": statistics.fmean(v for one in runs for v in one.lens["held_out"][-1]["right"].values()),
-            "rho2": statistics.fmean(numbers["rho2"] or 0.0 for numbers in rewards),
-            "rho2_outcome": statistics.fmean(numbers["rho2_outcome"] or 0.0 for numbers in rewards),
-            "rho2_theory": rho2_outcome(right, seats) if right < 1 else math.nan,
-            "break_even": break_even(right, seats) if right < 1 else math.nan,
-        }
-    for numbers in found.values():
-        alike = [other["accuracy"] for other in found.values() if other["seats"] == numbers["seats"]]
-        before = numbers["accuracy"][0]["mean"]
-        level = (before + max(accuracy[-1]["mean"] for accuracy in alike)) / 2
-        means = [accuracy["mean"] for accuracy in numbers["accuracy"]]
-        numbers["level"], numbers["episodes"] = level, episodes_to(level, numbers["trained"], means)
-    return found
-
-
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown."""
-    heads = ("arm", "untrained", "at the end", "mean over the run", "seats right at the end", "episodes to level")
-    heads += ("rho2 of the reward", "rho2 of the outcome (formula)", "a judge may err (formula)")
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for arm, n in found.items():
-        last, area = n["accuracy"][-1], n["area"]
-        episodes = "never" if n["episodes"] is None else f"{n['episodes']:.0f}"
-        lines.append(
-            f"| {arm} | {n['accuracy'][0]['mean']:.3f} | {last['mean']:.3f} [{last['low']:.3f}, {last['high']:.3f}] "
-            f"| {area['mean']:.3f} [{area['low']:.3f}, {area['high']:.3f}] | {n['right']:.3f} "
-            f"| {episodes} to {n['level']:.2f} | {n['rho2']:.2f} | {n['rho2_outcome']:.2f} ({n['rho2_theory']:.2f}) "
-            f"| {n['break_even']:.2f} |"
-        )
-    return "\n".join([*lines, ""])
-
-
-def differences(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Of each arm against the shared outcome with as many seats: at the end, and of the mean over the run; paired."""
-    from mappa.report.lab import area, crossed
-
-    lines = []
-    for arm, numbers in found.items():
-        other = found.get(f"{numbers['seats']}-outcome")
-        if other is None or other is numbers or numbers["scores"].shape != other["scores"].shape:
-            continue
-        last = crossed(numbers["scores"][-1] - other["scores"][-1])
-        whole = crossed(area(numbers["epochs"], numbers["scores"]) - area(other["epochs"], other["scores"]))
-        said = [f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in (last, whole)]
-        lines.append(f"{arm} against the outcome: {said[0]} at the end, {said[1]} over the run")
-    return "\n".join([*lines, ""])
-
-
 def main() -> None:
     if wants_help(sys.argv[1:]):
         print(help_text(__doc__))  # noqa: T201 command-line output
@@ -167,15 +127,16 @@ def main() -> None:
     root = Path(given["outputs"]).resolve() / "credit_lab"
     arms = {arm: [*words, *others] for arm, words in GRIDS[given["grid"]].items()}
     run_all(arms, root, int(given["seeds"]), int(given["jobs"]))
+
+    from mappa.report.lab import differences, measure, table
+    from mappa.report.pictures import draw
+
     found = measure(list(arms), root, int(given["seeds"]))
     shown = f"{table(found)}\n{differences(found)}"
     (root / f"{given['grid']}.md").write_text(shown)
-
-    from mappa.report.pictures import curves
-
-    curves(found, root / f"{given['grid']}.svg")
     print(shown)  # noqa: T201 command-line output
-    print(root / f"{given['grid']}.svg")  # noqa: T201
+    for path in draw(found, root, given["grid"]):
+        print(path)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -36,9 +36,11 @@ def compose_config(overrides: list[str], folder: Path) -> DictConfig:
 
 
 def write_hydra_folder(cfg: DictConfig, folder: Path) -> None:
-    """What Hydra leaves in a run folder, so that it can be resumed and evaluated."""
+    """What Hydra leaves in the run folder of the quickstart, so that it can be resumed and evaluated."""
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    chosen = {"hydra": {"runtime": {"choices": {"model": "tiny", "team": "mathchat"}}}}
+    OmegaConf.save(chosen, folder / ".hydra" / "hydra.yaml")
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def test_a_misspelt_key_fails_although_hydra_merges_it(override: str, message: s
         ("solo", "mathchat", ["task=arithmetic"]),
         ("solo_tables", "data_science", ["task=tabular"]),
         ("solo", "mathchat", ["+experiment=quickstart"]),
+        ("solo_tables", "data_science", ["+experiment=quickstart_dsbench"]),
     ],
 )
 def test_the_single_agent_has_the_teams_budget_and_tool_and_an_adapter_of_its_own(alone, team, more, tmp_path: Path):

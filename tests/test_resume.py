@@ -20,6 +20,7 @@ MINI = [
     "trainer.max_epochs=3",
     "data.updates_per_epoch=2",
     "sandbox.preload=[]",
+    "credit=rae",  # it remembers
 ]
 MINI += ["callbacks.validation.limit=2"]
 

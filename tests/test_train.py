@@ -178,7 +178,10 @@ def test_quickstart_in_miniature(mini: Callable[..., DictConfig], tmp_path: Path
     assert [line.split()[1] for line in measures(graded)] == ["avg@2", "pass@2", "maj@2"]
     assert compare(read(graded, prompts=True), read(graded, prompts=True))["difference"]["mean"] == 0.0
     with pytest.raises(CheckpointError, match=r"no adapter for agent 'solo'"):
-        evaluate([f"run={folder}", "team=solo", "team.agents.solo.max_tokens=40"])
+        evaluate([f"run={folder}", "team=solo"])
+    alone = evaluate([f"run={folder}", "team=solo", "adapters=none", "limit=2"])
+    said = read_episodes(alone / "transcripts" / "arithmetic-epoch=0000.jsonl")
+    assert {action.agent for episode in said for action in episode.actions} == {"solo"}
     with pytest.raises(ConfigError, match="graded by the task, without a judge"):
         evaluate([f"run={folder}", "judge=outcome"])
 

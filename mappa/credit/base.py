@@ -43,6 +43,26 @@ class Credit(Protocol):
             gather: collective; every rank calls `advantages` once, also with no samples.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers from one epoch to the next, the same on all ranks; kept in checkpoints."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `state_dict` gave it."""
+
+
+class BaseCredit:
+    """Defaults: no KL, and nothing to remember from one epoch to the next."""
+
+    kl_in_reward = 0.0
+    kl_in_loss = 0.0
+    kl_estimator = "k2"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
 
 class Moments(NamedTuple):
     mean: float

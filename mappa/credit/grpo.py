@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mappa.credit.base import Credited, Gather, group_key, group_rewards
+from mappa.credit.base import BaseCredit, Credited, Gather, group_key, group_rewards
 from mappa.credit.reinforce_pp import returns
 from mappa.types import Sample
 
@@ -19,7 +19,7 @@ EPS = 1e-4
 """Added to standard deviations; rewards lie in [0, 1], so rounding noise of a constant reward is not blown up."""
 
 
-class GRPO:
+class GRPO(BaseCredit):
     """A = (r - mean) / (std + eps) of the action's group (task, agent, turn): the same for all its tokens.
 
     Departures from the paper:
@@ -27,7 +27,6 @@ class GRPO:
       2. tokens are averaged over the optimizer step, not first within each sequence (see `mappa.learn.loss`).
     """
 
-    kl_in_reward = 0.0
     kl_estimator = "k3"
 
     def __init__(self, kl: NonNegativeFloat = 0.04) -> None:

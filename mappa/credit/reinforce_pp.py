@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from mappa.credit.base import Credited, Gather, moments
+from mappa.credit.base import BaseCredit, Credited, Gather, moments
 from mappa.types import Sample
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ ROUNDING = 1e-6
 """Rewards whose standard deviation is below this are equal."""
 
 
-class ReinforcePP:
+class ReinforcePP(BaseCredit):
     """Advantage of MAPPA (arXiv 2601.23228) over the plain REINFORCE++ estimator.
 
     Departures from REINFORCE++:
@@ -30,9 +30,6 @@ class ReinforcePP:
       3. advantages are divided by the standard deviation of the rewards alone, and by no less than `LEAST_SPREAD`;
          where rewards do not differ there is nothing to learn: advantages are 0, and not the whitened KL.
     """
-
-    kl_in_loss = 0.0
-    kl_estimator = "k2"
 
     def __init__(
         self,
@@ -46,12 +43,21 @@ class ReinforcePP:
         self._normalize_by = normalize_by
 
     def advantages(self, samples: Sequence[Sample], kl: Sequence[Tensor | None], gather: Gather) -> Credited:
+        return self._whitened(samples, [s.reward if s.valid else None for s in samples], kl, gather)
+
+    def _whitened(
+        self,
+        samples: Sequence[Sample],
+        rewards: Sequence[float | None],
+        kl: Sequence[Tensor | None],
+        gather: Gather,
+    ) -> Credited:
+        """`rewards`: of each sample; None where it is not learned from."""
         raw = [
-            returns(s.reward, len(s.action.completion_ids), k, self.kl_in_reward) if s.valid else None
-            for s, k in zip(samples, kl, strict=True)
+            None if r is None else returns(r, len(s.action.completion_ids), k, self.kl_in_reward)
+            for s, r, k in zip(samples, rewards, kl, strict=True)
         ]
-        keys = [self._key(sample) for sample in samples]
-        return Credited(whiten(keys, raw, [sample.reward for sample in samples], gather))
+        return Credited(whiten([self._key(sample) for sample in samples], raw, rewards, gather))
 
     def _key(self, sample: Sample) -> Hashable:
         agent = sample.action.agent if self._scope == "agent" else "team"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from mappa.credit.base import Credited, Gather, group_key, group_rewards
-from mappa.credit.reinforce_pp import ReinforcePP, returns, whiten
+from mappa.credit.reinforce_pp import ReinforcePP
 from mappa.types import Sample
 
 if TYPE_CHECKING:
@@ -42,9 +42,4 @@ class ReinforcePPBaseline(ReinforcePP):
             group = groups[group_key(sample)]
             return None if group.count == 1 else sample.reward - group.mean
 
-        rewards = [above(sample) for sample in samples]
-        raw = [
-            None if r is None else returns(r, len(s.action.completion_ids), None, 0.0)
-            for s, r in zip(samples, rewards, strict=True)
-        ]
-        return Credited(whiten([self._key(sample) for sample in samples], raw, rewards, gather))
+        return self._whitened(samples, [above(sample) for sample in samples], kl, gather)

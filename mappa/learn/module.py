@@ -135,10 +135,12 @@ class TeamModule(LightningModule):
         checkpoint["state_dict"] = {}
         checkpoint["version"] = self.version
         checkpoint["empty_epochs"] = self._empty_epochs
+        checkpoint["objective"] = self.objective.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.version = checkpoint["version"]
         self._empty_epochs = checkpoint["empty_epochs"]
+        self.objective.load_state_dict(checkpoint["objective"])
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: `configure_model` has loaded the adapters."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mappa.objective.base import BaseObjective, Objective
 
@@ -26,3 +26,10 @@ class Alternate(BaseObjective):
         first, second = self._turns
         place = epoch if second is None else epoch % (first + second)
         return self._first if place < first else self._second
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self._first.state_dict(), "second": self._second.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._first.load_state_dict(state_dict["first"])
+        self._second.load_state_dict(state_dict["second"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mappa.epoch import Collected
 from mappa.search.base import Search
@@ -72,6 +72,12 @@ class Objective(Protocol):
             size: of the agent's whole optimizer step, over all micro-batches and ranks.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers from one epoch to the next, the same on all ranks; kept in checkpoints."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `state_dict` gave it."""
+
 
 class BaseObjective:
     """Defaults: one pass on-policy over independent attempts, at the module's rate and the rollouts' temperature."""
@@ -86,3 +92,9 @@ class BaseObjective:
     def at(self, epoch: int) -> Objective:
         """Itself by default."""
         return self
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass

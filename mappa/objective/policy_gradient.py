@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +15,24 @@ from mappa.learn.batch import Row, at_loss
 from mappa.learn.loss import LossConfig, kl_penalty, policy_loss
 from mappa.objective.base import BaseObjective, Prepared
 from mappa.reward.base import Reward, reward_metrics
+from mappa.search.base import Search
 from mappa.types import Batch
 
 
 class PolicyGradient(BaseObjective):
     """On-policy: one pass, at the temperature of the rollouts."""
 
-    def __init__(self, credit: Credit, loss: LossConfig, reward: Reward | None = None) -> None:
-        """`reward`: of a whole episode, for all its actions, instead of the judge's scores."""
+    def __init__(
+        self, credit: Credit, loss: LossConfig, reward: Reward | None = None, search: Search | None = None
+    ) -> None:
+        """
+        Args:
+            reward: of a whole episode, for all its actions, instead of the judge's scores.
+            search: where attempts at a task branch off from one another; None = they are independent.
+        """
         self._credit, self._config, self._reward = credit, loss, reward
+        if search is not None:
+            self.search, self.attempts = search, search.attempts
 
     def rows(self, made: Collected) -> Prepared:
         """All of this rank's samples -> those that credit has advantages for. Collective."""
@@ -56,6 +66,12 @@ class PolicyGradient(BaseObjective):
     def size(self, rows: Sequence[Row]) -> float:
         """Tokens."""
         return sum(len(row.sample.action.completion_ids) for row in rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"credit": self._credit.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._credit.load_state_dict(state_dict["credit"])
 
     def loss(
         self, logprobs_N: Tensor, entropy_N: Tensor, batch: Batch, size: float

@@ -15,6 +15,8 @@ from mappa.task.notation import EQUALS, compact, is_constant, label, number, per
 from mappa.text import last_boxed, strip_reasoning
 
 _STATED = re.compile(r"(?:answer\s*(?:is|:|=)|####)[\s:*]*([^\n]+)", re.IGNORECASE)
+_DRESS = " \t*`."
+"""Markdown and full stops around an answer."""
 _OPENED = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _ALTERNATIVES = re.compile(r"^(\S+(?: or \S+)+)(?: \(.*\))?$")
 _RELATION = re.compile(r"[<>]|\\(?:[gl]e|[gl]eq|[gl]eqslant|ne|neq|not|notin|lt|gt|nleq|ngeq)(?![a-zA-Z])|!=")
@@ -45,8 +47,8 @@ def extract(text: str) -> str | None:
         return None
     stated = _STATED.findall(text)
     if stated:
-        return stated[-1].strip(" \t*.") or None
-    return text if text and "\n" not in text and len(text) <= 40 else None
+        return stated[-1].strip(_DRESS) or None
+    return text.strip(_DRESS) or None if "\n" not in text and len(text) <= 40 else None
 
 
 def canonical(expression: str, limit_s: float = 5.0) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mappa.errors import ConfigError, TaskError
-from mappa.hub import unreachable
+from mappa.task.files import one_line, read_records
 from mappa.task.overlap import normalised, refuse_overlap, twins
 from mappa.types import Task
 
@@ -28,7 +27,7 @@ class Source:
     """Where a set of problems comes from."""
 
     path: str | None = None
-    """A .json (list of records), .jsonl or .parquet file, or a dataset id on the Hugging Face hub; None = no set."""
+    """A .json (a list), .jsonl, .csv (with a header) or .parquet file, or a dataset id on the hub; None = no set."""
     file: str | None = None
     """Name of the set's copy in the task's `data_dir`; read instead of `path` when `data_dir` is given."""
     config: str | None = None
@@ -125,11 +124,11 @@ class RecordTasks(ABC):
         path = str(Path(self._data_dir) / source.file) if local else source.path
         if path is None:
             raise TaskError(f"{name}: {source.file} is looked for in task.data_dir, which is not set (MAPPA_DATA)")
-        tasks, bad, records = [], [], _records(path, source)
+        tasks, bad, records = [], [], read_records(path, source.config, source.split)
         for at, record in records:
             try:
                 if isinstance(record, Exception):
-                    raise TaskError(f"{at}: not readable as json: {_one_line(record)}")
+                    raise TaskError(f"{at}: not readable as {Path(path).suffix[1:]}: {one_line(record)}")
                 if _wanted(record, source, at):
                     tasks.append(self.task(record, source, name, at))
             except TaskError as error:
@@ -223,75 +222,3 @@ def text_of(value: Any, where: str) -> str:
     if isinstance(value, bool) or not_finite or not isinstance(value, str | int | float) or not str(value).strip():
         raise TaskError(f"{where}: a field holds {value!r}, where text or a number is needed")
     return str(value).strip()
-
-
-def _records(path: str, source: Source) -> list[tuple[str, Any]]:
-    """Each with where it stands; a line that is not JSON is its error."""
-    reader = _READERS.get(Path(path).suffix.lower())
-    if reader is None:
-        return [(f"{path}, record {index}", record) for index, record in enumerate(_hub_records(path, source))]
-    if not Path(path).is_file():
-        raise TaskError(f"{path}: no such file (looked from {Path.cwd()}); set the source's path, or task.data_dir")
-    try:
-        return [(f"{path}, {place}", record) for place, record in reader(Path(path))]
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{path}: not readable as {Path(path).suffix[1:]}: {_one_line(error)}") from error
-
-
-def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
-    records = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(records, list):
-        raise ValueError(f"a list of records is needed, not {type(records).__name__}")
-    return _numbered(records)
-
-
-def jsonl_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """`line N` and what is on it, blank lines left out; a line that is not JSON is its error."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError as error:
-                yield f"line {number}", error
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
-    from pyarrow import parquet
-
-    return _numbered(parquet.read_table(path).to_pylist())
-
-
-def _numbered(records: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    return ((f"record {index}", record) for index, record in enumerate(records))
-
-
-_READERS: Mapping[str, Callable[[Path], Iterable[tuple[str, Any]]]] = {
-    ".json": _json_records,
-    ".jsonl": jsonl_records,
-    ".parquet": _parquet_records,
-}
-
-
-def _hub_records(dataset: str, source: Source) -> Iterable[Any]:
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    known = HF_HUB_OFFLINE or Path(dataset).exists()
-    reason = None if known else unreachable(dataset, "README.md", "dataset")
-    if reason:
-        raise TaskError(
-            f"dataset {dataset} cannot be had from the hub: {reason} (give a .json, .jsonl or .parquet file; or, if it "
-            "was loaded here before, export HF_HUB_OFFLINE=1)"
-        )
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(dataset, name=source.config, split=source.split)
-    except Exception as error:  # boundary: the hub's client raises errors of many libraries
-        raise TaskError(
-            f"dataset {dataset} (split {source.split}) cannot be loaded: {_one_line(error)}; "
-            "check the id and the network, or give a .json, .jsonl or .parquet file"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -88,6 +88,12 @@ def last_digit(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def total(question: str, steps: int) -> str:
+    """The running digit after so many steps, all of them right."""
+    numbers = [int(number) for _, number in _LINE.findall(question)]
+    return str((int(last_digit(question.partition("\n")[0]) or 0) + sum(numbers[:steps])) % 10)
+
+
 @dataclass(frozen=True)
 class Step:
     """Which parts of a seat's step, `c+9 4=3`, are right, given what was handed over to it."""

@@ -15,8 +15,9 @@ import pandas as pd
 
 from mappa.errors import ConfigError, TaskError
 from mappa.task.base import WorkspaceReader
+from mappa.task.files import jsonl_records
 from mappa.task.metrics import METRICS, asked_metric, unknown
-from mappa.task.records import jsonl_records, refuse_bad
+from mappa.task.records import refuse_bad
 from mappa.task.submission import SubmissionError, fair, measure, read_submission
 from mappa.task.tables import same_data, write_tables
 from mappa.types import Grade, Task

@@ -10,9 +10,13 @@ import torch
 
 from mappa.config import check
 from mappa.credit.base import moments
+from mappa.credit.correct import Correct
 from mappa.credit.grpo import GRPO
+from mappa.credit.leave_one_out import LeaveOneOut
+from mappa.credit.rae import RAE
 from mappa.credit.reinforce_pp import ReinforcePP, returns
 from mappa.credit.reinforce_pp_baseline import ReinforcePPBaseline
+from mappa.credit.state_delta import StateDelta
 from mappa.errors import ConfigError
 from mappa.types import StopReason
 from tests.conftest import compose_config, make_sample
@@ -161,3 +165,101 @@ def test_the_kl_does_not_change_the_scale():
 def test_a_bad_value_is_a_config_error(override: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=f"^{override} must be "):
         check(compose_config(["+experiment=quickstart", override], tmp_path))
+
+
+def first(credited):
+    """One number a sample."""
+    return [None if value is None else pytest.approx(value[0].item(), abs=1e-6) for value in credited.advantages]
+
+
+def test_rae_literal():
+    """b of a: 0.5, the first epoch's mean; then 0.25 * 0.5 + 0.75 * 1.0 = 0.875 with decay 0.5 and two actions."""
+    scheme = RAE(decay=0.5, beta=0.0)
+    epoch = [make_sample(1.0, agent="a", name="1/0"), make_sample(0.0, agent="a", name="2/0")]
+    other = make_sample(0.3, agent="b", name="1/1")
+    assert first(scheme.advantages([*epoch, other], [None] * 3, alone)) == [0.5, -0.5, 0.0]
+    later = [make_sample(1.0, agent="a", name="3/0"), make_sample(1.0, agent="a", name="4/0")]
+    unjudged = make_sample(None, agent="a", name="5/0")
+    credited = scheme.advantages([*later, unjudged], [None] * 3, alone)
+    assert first(credited) == [0.125, 0.125, None]
+    assert credited.metrics == pytest.approx({"baseline/a": 0.875, "baseline/b": 0.3})
+    resumed = RAE(decay=0.5, beta=0.0)
+    resumed.load_state_dict(scheme.state_dict())
+    assert first(resumed.advantages(later, [None] * 2, alone)) == [pytest.approx(1 - 0.96875)] * 2
+
+
+def test_rae_is_the_papers_average_where_rewards_are_equal():
+    """Independent: action by action, as SPIRAL's algorithm has it."""
+    scheme, baseline = RAE(decay=0.95, beta=0.0), 0.2
+    scheme.load_state_dict({"a": baseline})
+    for _ in range(7):
+        baseline = 0.95 * baseline + 0.05 * 0.8
+    samples = [make_sample(0.8, agent="a", name=f"{i}/0") for i in range(7)]
+    assert first(scheme.advantages(samples, [None] * 7, alone)) == [pytest.approx(0.8 - baseline)] * 7
+
+
+def test_seats_with_one_adapter_have_baselines_of_their_own():
+    pair = [make_sample(1.0, agent="both", seat="x", name="1/0"), make_sample(0.0, agent="both", seat="y", name="1/1")]
+    assert first(RAE(beta=0.0).advantages(pair, [None] * 2, alone)) == [0.0, 0.0]
+
+
+def test_state_delta_literal():
+    """States 1 -> 1.0, 0.4, 0.6 change by 0, -0.6, +0.2; smeared back with 0.5: -0.25, -0.5, 0.2."""
+    values = {0: 1.0, 1: 0.4, 3: 0.6}
+    scheme = StateDelta(gamma=0.5, start=1.0, beta=0.0)
+    samples = [make_sample(v, agent=f"seat{i}", name=f"run/7/{i}") for i, v in values.items()]
+    unknown = make_sample(None, agent="seat2", name="run/7/2")
+    assert scheme._changes([*reversed(samples), unknown]) == pytest.approx(
+        {"run/7/0": -0.25, "run/7/1": -0.5, "run/7/3": 0.2}
+    )
+    alone_in_time = StateDelta(gamma=0.0, beta=0.0)._changes(samples)
+    assert list(alone_in_time.values()) == pytest.approx([0.2, -0.6, 0.0])
+
+
+def test_the_rewards_of_state_delta_are_whitened_per_agent():
+    samples = [make_sample(v, agent="a", name=f"{i}/0") for i, v in enumerate((1.0, 0.0))]
+    assert first(StateDelta(beta=0.0).advantages(samples, [None] * 2, alone)) == [1.0, -1.0]
+
+
+def test_leave_one_out_literal():
+    """1, 0 and 0.5 at one decision: minus the mean of the others, 0.25, 0.75 and 0.5."""
+    group = [make_sample(r, prompt=4, name=f"{i}/1") for i, r in enumerate((1.0, 0.0, 0.5))]
+    elsewhere = make_sample(1.0, prompt=5, name="9/1")
+    found = LeaveOneOut(beta=0.0).advantages([*group, elsewhere], [None] * 4, alone)
+    assert first(found) == [0.75, -0.75, 0.0, None]
+    assert found.metrics == {"credit/without_alternative": 0.25}
+
+
+@pytest.mark.parametrize("scheme", [RAE(beta=0.1), LeaveOneOut(beta=0.1)])
+def test_the_penalty_is_the_same_in_every_scheme(scheme):
+    pair = [make_sample(0.5, name="1/0"), make_sample(0.5, name="2/0")]
+    kl = torch.tensor([1.0, 2.0, 3.0])
+    assert scheme.advantages(pair, [kl, None], alone).advantages[0].tolist() == pytest.approx([-0.6, -0.5, -0.3])
+
+
+def test_correct_literal():
+    """rho0 = 0.1, rho1 = 0.3: (1 - 0.1) / 0.6 = 1.5 and (0 - 0.1) / 0.6 = -1/6; over the errors their mean is true."""
+    scheme = Correct({"a": {"miss": 0.1, "false_alarm": 0.3}})
+    up, down = (scheme._unbiased(make_sample(r, agent="a")) for r in (1.0, 0.0))
+    assert (up, down) == (pytest.approx(1.5), pytest.approx(-1 / 6))
+    assert 0.7 * up + 0.3 * down == pytest.approx(1.0), "of a right action"
+    assert 0.1 * up + 0.9 * down == pytest.approx(0.0), "of a wrong one"
+
+
+def test_rates_that_are_the_same_for_all_change_nothing_and_others_do():
+    samples = [
+        make_sample(r, agent=a, name=f"{i}/0") for i, (a, r) in enumerate([("a", 1), ("a", 0), ("b", 1), ("b", 0)])
+    ]
+    plain = ReinforcePP(0.0, scope="team").advantages(samples, [None] * 4, alone)
+    same = Correct({"all": {"miss": 0.2, "false_alarm": 0.1}}, beta=0.0, scope="team")
+    assert first(same.advantages(samples, [None] * 4, alone)) == first(plain)
+    apart = Correct({"a": {}, "b": {"miss": 0.25, "false_alarm": 0.25}}, beta=0.0, scope="team")
+    a, _, b, _ = (value[0].item() for value in apart.advantages(samples, [None] * 4, alone).advantages)
+    assert b == pytest.approx(2 * a), "half of what that judge says is noise"
+
+
+def test_rates_that_say_nothing_are_refused():
+    with pytest.raises(ConfigError, match=r"credit\.rates\.a: miss=0.5 and false_alarm=0.5 must be shares"):
+        Correct({"a": {"miss": 0.5, "false_alarm": 0.5}})
+    with pytest.raises(ConfigError, match="neither the seat 'solver' nor `all`"):
+        Correct({"a": {}}).advantages([make_sample(1.0)], [None], alone)

@@ -33,6 +33,12 @@ async def test_the_rubric_blames_the_seat_that_slipped():
     assert (await judge.score(evidence(texts, 0))).reason == "wrong: the sum"
 
 
+async def test_of_the_state_it_says_how_things_stand_whoever_erred():
+    judge = RubricRelayJudge(sees="state")
+    for texts, stands in ((["a+4 3=7", "b+9 7=6"], [10.0, 10.0]), (["a+4 3=8", "b+9 8=7"], [0.0, 0.0])):
+        assert [(await judge.score(evidence(texts, index))).score for index in (0, 1)] == stands
+
+
 @pytest.mark.parametrize(
     ("faults", "right", "wrong"),
     [

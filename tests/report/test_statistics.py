@@ -60,7 +60,9 @@ def test_intervals_of_outcomes_cover_the_truth(n: int):
 
 
 @pytest.mark.parametrize("n", [8, 30, 200])
-@pytest.mark.parametrize("alike", [2.0, 1e6], ids=["hard and easy problems", "problems alike"])
+@pytest.mark.parametrize(
+    "alike", [0.05, 2.0, 1e6], ids=["always or never solved", "hard and easy problems", "problems alike"]
+)
 def test_intervals_of_several_attempts_cover_the_truth(n: int, alike: float):
     rng, k, runs = np.random.default_rng(0), 4, 400
     for share in SHARES:

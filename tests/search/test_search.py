@@ -17,6 +17,7 @@ from mappa.play.scene import Scene
 from mappa.policy.model import Model
 from mappa.reward.base import Rating
 from mappa.search.base import distance, grow, nodes
+from mappa.search.decisions import Decisions
 from mappa.search.full import Full
 from mappa.search.tree import Tree
 from mappa.seed import stable_seed
@@ -134,6 +135,19 @@ async def test_full_search_over_a_real_chain_shares_prefixes_exactly():
     episodes = await play(full, team, jobs(full.attempts, tasks=1))
     assert [len(e.own) for e in episodes] == [3, 1, 2, 1, 3, 1, 2, 1]
     assert len({action.id for e in episodes for action in e.actions}) == 2 + 4 + 8
+
+
+async def test_every_decision_of_the_trunk_is_tried_again():
+    seats = ("one", "two", "three")
+    team = Chain({name: {"role": "r", "prompt": "{{task}} " + name, "max_tokens": 40} for name in seats})
+    search = Decisions(depth=3, others=2)
+    trunk, *others = await play(search, team, jobs(search.attempts, tasks=1))
+    assert [len(e.own) for e in others] == [3, 3, 2, 2, 1, 1]
+    assert all(e.actions[: e.shared] == trunk.actions[: e.shared] for e in others)
+    for depth in range(3):
+        alternatives = [e.actions[depth] for e in (trunk, *others) if e is trunk or e.shared == depth]
+        assert len({action.prompt_ids for action in alternatives}) == 1
+        assert len({action.id for action in alternatives}) == 3
 
 
 async def test_replay_refuses_another_context_and_names_the_action():

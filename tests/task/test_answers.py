@@ -39,6 +39,8 @@ TOWER = r"\boxed{9^{9^{9^9}}}"
         ("Therefore\nthe final answer is **42**.", "42"),
         ("Answer: $42$\n", "$42$"),
         ("17", "17"),
+        ("**17**", "17"),
+        ("`17`.", "17"),
         ("", None),
         ("I could not\nsolve it, 12 things were tried", None),
     ],

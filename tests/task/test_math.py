@@ -155,6 +155,17 @@ def test_a_limit_is_a_whole_number_of_at_least_one(limit: object) -> None:
         MathTask("m", {"path": "a.json", "limit": limit})
 
 
+def test_a_table_with_a_header(tmp_path: Path):
+    """As spreadsheets write it: byte order mark, quoted line breaks, blank lines."""
+    path = tmp_path / "a.csv"
+    path.write_text('\ufeffproblem,answer\n"What is\n1+1?",2\n\nWhat is 5+5?,10\n', encoding="utf-8")
+    tasks = MathTask("m", {"path": str(path)}).train()
+    assert [(task.question, task.answer) for task in tasks] == [("What is\n1+1?", "2"), ("What is 5+5?", "10")]
+    path.write_text('problem,answer\nA,\nB,1,2\n"C,3\n', encoding="utf-8")
+    with pytest.raises(TaskError, match=r"^3 of 3 .*line 2: a field holds ''.*header's 2; .*not readable as csv"):
+        MathTask("m", {"path": str(path)}).train()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
