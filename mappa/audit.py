@@ -3,8 +3,8 @@
 Words:
     judge=NAME     the judge, as for mappa.train, with its settings (judge.model=...)
     judges=[A,B]   two judges: each is audited, and how far they agree
-    run=FOLDER     on the stored episodes of a run, in which actions are put in each other's place; without it on
-                   planted faults of team=mathchat (arithmetic), or of team=data_science (tables, in real kernels)
+    run=FOLDER     on the stored episodes of a run, in which actions are put in each other's place, or do nothing;
+                   without it on planted faults of team=mathchat (arithmetic) or team=data_science (tables, in kernels)
     actions=N      about so many different actions are judged (default 60)
     budget=D       dollars at most, for a judge that is paid (default 2)
     anything else  a configuration override, as for mappa.train
@@ -169,7 +169,9 @@ def stored_episodes(run: str, actions: int) -> list[Episode]:
 
 
 def exchanged(episodes: Sequence[Episode], actions: int, seed: int = 0) -> list[Case]:
-    """Stored episodes with one action exchanged for the same agent's on another problem: good work in the wrong place.
+    """Stored episodes with one action exchanged for the same agent's on another problem, or for one that does nothing.
+
+    A judge that looks at files alone (rubric_tabular) cannot see the former: files have the same names there.
 
     Raises:
         ConfigError: they are all of one problem, or none went well.
@@ -190,10 +192,12 @@ def exchanged(episodes: Sequence[Episode], actions: int, seed: int = 0) -> list[
         ]
         if others and len(cases) < wanted:
             said = rng.choice(others)
-            actions_ = list(good.actions)
-            actions_[place] = replace(mine, text=said.text, tool=said.tool, files=said.files)
-            faulty = replace(good, id=f"{good.id}-exchanged", actions=tuple(actions_))
-            cases.append(Case(f"{mine.seat} answers another problem", good, faulty, place, place))
+            other = replace(mine, text=said.text, tool=said.tool, files=said.files)
+            idle = replace(mine, text="I am done.", tool=None, files=(), probe=None)
+            does, instead = ("does nothing", idle) if len(cases) % 2 else ("answers another problem", other)
+            faulty = (*good.actions[:place], instead, *good.actions[place + 1 :])
+            faulty = replace(good, id=f"{good.id}-exchanged", actions=faulty)
+            cases.append(Case(f"{mine.seat} {does}", good, faulty, place, place))
     if not cases:
         raise ConfigError("the stored episodes are all of one problem: there is nothing to exchange")
     return cases

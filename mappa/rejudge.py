@@ -8,7 +8,8 @@ Words:
     anything else  a configuration override, as for mappa.train
 
 Writes <run>/rejudged/<judge>/epoch=NNNN.jsonl, an object a line: action, agent, score, reason, and the run's own
-`first`. What was paid for before is not paid again. The last line printed is that folder.
+`first`, which callbacks.judge.caps may have lowered. What was paid for before is not paid again. The last line printed
+is that folder.
 """
 
 from __future__ import annotations
