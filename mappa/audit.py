@@ -3,8 +3,8 @@
 Words:
     judge=NAME     the judge, as for mappa.train, with its settings (judge.model=...)
     judges=[A,B]   two judges: each is audited, and how far they agree
-    run=FOLDER     on the stored episodes of a run, in which actions are put in each other's place; without it on
-                   planted faults of team=mathchat (arithmetic), or of team=data_science (tables, in real kernels)
+    run=FOLDER     on the stored episodes of a run, in which actions are put in each other's place, or do nothing;
+                   without it on planted faults of team=mathchat (arithmetic) or team=data_science (tables, in kernels)
     actions=N      about so many different actions are judged (default 60)
     budget=D       dollars at most, for a judge that is paid (default 2)
     anything else  a configuration override, as for mappa.train
@@ -56,6 +56,8 @@ def audit(argv: Sequence[str]) -> dict[str, list[Line]]:
     configs = [configuration(name, words["run"], overrides, folders) for name in names]
     for cfg, origin in configs:
         check(cfg, origin)
+        if not hasattr(make(cfg.judge), "score"):
+            raise ConfigError("judge=none scores nothing; take another")
     cfg = configs[0][0]
     each = budget / len(names)  # most of it for the judge, a fifth for itself again, a fifth for other prompts
     judges = [make(on_budget(c.judge, 0.6 * each, c.paths.outputs)) for c, _ in configs]
@@ -102,6 +104,8 @@ def configuration(name: str, run: str | None, overrides: Sequence[str], folders:
 def on_budget(judge: DictConfig, budget: float, outputs: str, anew: bool = False) -> DictConfig:
     """A paid judge with this budget, on a bill of its own; `anew`: it forgets what it said."""
     judge = OmegaConf.create(OmegaConf.to_container(judge, resolve=True))
+    if "judge" in judge:
+        judge.judge = on_budget(judge.judge, budget, outputs, anew)
     if "money" in judge:
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
         judge.run = f"audit {stamp}"
@@ -138,17 +142,17 @@ async def planted(cfg: DictConfig, actions: int) -> list[Case]:
         raise ConfigError("there are planted cases for team=mathchat and team=data_science; for others give run=FOLDER")
     from mappa.policy.chat import Chat
     from mappa.report.planted import tables
+    from mappa.task.tabular import Tabular
     from mappa.tiny.imitation import make_tokenizer
     from mappa.tiny.tabular import RECIPE
 
-    OmegaConf.update(cfg, "task", {"train_tables": ["wine"], "validation_tables": [], "splits": 1})
-    limits = {"execution_seconds": 10.0, "interrupt_seconds": 2.0}
-    OmegaConf.update(cfg, "sandbox.limits", limits, force_add=True) if "limits" in cfg.sandbox else None
-    pool = make(cfg.sandbox)
+    short = {"execution_seconds": 10.0, "interrupt_seconds": 2.0}
+    pool = make(OmegaConf.merge(cfg.sandbox, {"warm": 1, "limits": short}))
+    wine = Tabular(f"{cfg.paths.outputs}/audit/tables", train_tables=["wine"], splits=1)
     chat = Chat(make_tokenizer(iter(()), RECIPE))
     await pool.start()
     try:
-        stage = tables.Stage(make(cfg.team, _convert_="all"), make(cfg.task), pool, chat)
+        stage = tables.Stage(make(cfg.team, _convert_="all"), wine, pool, chat)
         return await tables.cases(stage, max(2, round(actions / 6)))
     finally:
         await pool.close()
@@ -165,7 +169,9 @@ def stored_episodes(run: str, actions: int) -> list[Episode]:
 
 
 def exchanged(episodes: Sequence[Episode], actions: int, seed: int = 0) -> list[Case]:
-    """Stored episodes with one action exchanged for the same agent's on another problem: good work in the wrong place.
+    """Stored episodes with one action exchanged for the same agent's on another problem, or for one that does nothing.
+
+    A judge that looks at files alone (rubric_tabular) cannot see the former: files have the same names there.
 
     Raises:
         ConfigError: they are all of one problem, or none went well.
@@ -186,10 +192,12 @@ def exchanged(episodes: Sequence[Episode], actions: int, seed: int = 0) -> list[
         ]
         if others and len(cases) < wanted:
             said = rng.choice(others)
-            actions_ = list(good.actions)
-            actions_[place] = replace(mine, text=said.text, tool=said.tool, files=said.files)
-            faulty = replace(good, id=f"{good.id}-exchanged", actions=tuple(actions_))
-            cases.append(Case(f"{mine.seat} answers another problem", good, faulty, place, place))
+            other = replace(mine, text=said.text, tool=said.tool, files=said.files)
+            idle = replace(mine, text="I am done.", tool=None, files=(), probe=None)
+            does, instead = ("does nothing", idle) if len(cases) % 2 else ("answers another problem", other)
+            faulty = (*good.actions[:place], instead, *good.actions[place + 1 :])
+            faulty = replace(good, id=f"{good.id}-exchanged", actions=faulty)
+            cases.append(Case(f"{mine.seat} {does}", good, faulty, place, place))
     if not cases:
         raise ConfigError("the stored episodes are all of one problem: there is nothing to exchange")
     return cases

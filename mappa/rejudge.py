@@ -8,13 +8,15 @@ Words:
     anything else  a configuration override, as for mappa.train
 
 Writes <run>/rejudged/<judge>/epoch=NNNN.jsonl, an object a line: action, agent, score, reason, and the run's own
-`first`. What was paid for before is not paid again. The last line printed is that folder.
+`first`, which callbacks.judge.caps may have lowered. What was paid for before is not paid again. The last line printed
+is that folder.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +46,8 @@ def rejudge(argv: Sequence[str]) -> tuple[Path, Line]:
         raise ConfigError("say which run and which judge: python -m mappa.rejudge run=outputs/NAME/TIME judge=NAME")
     if words["epochs"] != "null" and not (words["epochs"].isdigit() and int(words["epochs"])):
         raise ConfigError(f"epochs={words['epochs']} must be a whole number of at least 1")
+    if not re.fullmatch(r"\d*\.?\d+", words["budget"]) or not float(words["budget"]):
+        raise ConfigError(f"budget={words['budget']} must be a number of dollars above 0")
     cfg, origin = configuration(words["judge"], words["run"], overrides, folders)
     check(cfg, origin)
     files = stored_files(words["run"])

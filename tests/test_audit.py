@@ -102,6 +102,7 @@ async def test_a_judge_with_flips_is_worth_less_by_the_formula():
         (["judge=rubric", "run=/no/run"], "/no/run is not a run folder"),
         (["judge=rubric", "+judge.rulez=1"], "unknown key 'judge.rulez'"),
         (["judge=rubric", "judge.api_key=x"], "export it and name the variable"),
+        (["judge=none"], "judge=none scores nothing"),
         (["judge=outcome", "team=debate", "task=arithmetic"], "for others give run=FOLDER"),
     ],
 )

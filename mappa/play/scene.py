@@ -77,9 +77,12 @@ class Scene:
         return ToolRun(code, text, str(result.status), result.duration, result.kernel_restarted), changed
 
     async def probe(self, artifacts: Sequence[str]) -> Mapping[str, Any] | None:
-        """What these files, and those of earlier acts, hold; None where no kernel was ever needed, or it cannot say."""
+        """What these files, and those of earlier acts, hold; None where no kernel was ever needed, or it cannot say.
+
+        Held-out tasks are not judged, and not probed.
+        """
         self._artifacts |= dict.fromkeys(artifacts)
-        if self.session is None:
+        if self.session is None or self.epoch is None:
             return None
         code, mark = probe.code(tuple(self._artifacts), tuple(self.task.files))
         result = await self.session.execute(code, probe.SECONDS)

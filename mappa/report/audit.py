@@ -158,7 +158,7 @@ def retest(first: Sequence[Verdict], second: Sequence[Verdict], every: Sequence[
     """The same action asked twice, against the spread between actions."""
     gaps = [a.score - b.score for a, b in zip(first, second, strict=True) if None not in (a.score, b.score)]
     if len(gaps) < 2 or len(every) < 2:
-        return Line("retest", Mark.WARN, "not measured: too few verdicts", {"n": len(gaps)})
+        return Line("retest", Mark.WARN, "asked again: not measured, too few verdicts", {"n": len(gaps)})
     within = _mean([gap * gap / 2 for gap in gaps])  # variance of one verdict
     between = statistics.pvariance(every)
     share = within["mean"] / between if between else 1.0
@@ -202,7 +202,7 @@ def strata(sights: Sequence[Sight], verdicts: Sequence[Verdict]) -> Line | None:
         means = {kind: statistics.fmean(v) for (g, kind), v in by.items() if g == grade and len(v) >= 4}
         if len(means) > 1:
             low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-            gaps.append((means[high] - means[low], high, low, grade))
+            gaps += [(means[high] - means[low], high, low, grade)] if means[high] > means[low] else []
     if not gaps:
         return None
     gap, high, low, grade = max(gaps)
@@ -246,7 +246,7 @@ def shift(name: str, before: Sequence[Verdict], after: Sequence[Verdict]) -> Lin
     """By how many points a change that should not matter moves the score."""
     moved = [b.score - a.score for a, b in zip(before, after, strict=True) if None not in (a.score, b.score)]
     if len(moved) < 2:
-        return Line(f"shift: {name}", Mark.WARN, "not measured: no verdict on the changed actions", {"n": len(moved)})
+        return Line(f"shift: {name}", Mark.WARN, f"{name}: not measured, the changed actions got no verdict", {"n": 0})
     found, worst = _mean(moved), max(moved, key=abs)
     size = max(abs(found["mean"]), abs(worst) / 4)
     text = (
@@ -260,7 +260,7 @@ def shift(name: str, before: Sequence[Verdict], after: Sequence[Verdict]) -> Lin
 def agreement(names: tuple[str, str], first: Sequence[Verdict], second: Sequence[Verdict]) -> Line:
     pairs = [(a.score, b.score) for a, b in zip(first, second, strict=True) if None not in (a.score, b.score)]
     if len(pairs) < 3:
-        return Line("agreement", Mark.WARN, "not measured: too few verdicts of both", {"n": len(pairs)})
+        return Line("agreement", Mark.WARN, "agreement: not measured, too few verdicts of both", {"n": len(pairs)})
     gap = statistics.fmean(abs(a - b) for a, b in pairs)
     try:
         r = statistics.correlation(*zip(*pairs, strict=True))

@@ -94,7 +94,8 @@ def warnings(
     if unjudged := unjudged_line(episodes, verdicts):
         lines["unjudged"] = unjudged
     for agent, values in scores_by_agent(episodes, verdicts).items():
-        if len(values) >= MIN_ACTIONS and len(set(values)) == 1:
+        expected = max_saturation >= 1.0 and values[0] in (0.0, 10.0)
+        if len(values) >= MIN_ACTIONS and len(set(values)) == 1 and not expected:
             lines[f"{agent} equal"] = (
                 f"the judge gave all {len(values)} actions of agent {agent} the same score, {values[0]:g}: such scores "
                 "teach nothing"

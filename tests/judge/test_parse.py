@@ -19,6 +19,7 @@ EIGHT = [
     "**SAY: 8/10**",
     "Process score a1b2c3 = 8.0",
     "SAY: 8.",
+    "SAY: 8\r\n",
     "SAY: **8**",
     "SAY: [8]",
     "SAY:\n8",

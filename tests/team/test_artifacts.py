@@ -6,7 +6,20 @@ import pytest
 
 from mappa.judge.base import Evidence
 from mappa.judge.rubric.tabular import RubricTabularJudge
-from mappa.report.planted.tables import ANALYST, ENGINEER, HONEST, MODELER, without
+from mappa.report.planted.tables import (
+    ANALYST,
+    ENGINEER,
+    HONEST,
+    MODELER,
+    TABLE,
+    TARGET,
+    TEST,
+    TRAIN,
+    VISIBLE,
+    engineer,
+    modeler,
+    without,
+)
 from mappa.types import Episode
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -18,32 +31,6 @@ JUDGE = RubricTabularJudge(
         "analyst": ["submission.csv"],
     }
 )
-TRAIN = 'train.drop(columns=["id", target]).to_pickle("X_train.pkl")'
-TARGET = 'train[target].to_pickle("y_train.pkl")'
-TEST = 'test.drop(columns="id").to_pickle("X_test.pkl")'
-TABLE = 'train.drop(columns=["id", target])'
-
-
-def engineer(text: str, instead: str) -> tuple[str, str]:
-    return "engineer", without(ENGINEER, text, instead)
-
-
-def modeler(text: str, instead: str) -> tuple[str, str]:
-    return "modeler", without(MODELER, text, instead)
-
-
-FAULTS = {
-    "NaN in X_train": engineer(TRAIN, f'{TABLE}.mask({TABLE} > 14).to_pickle("X_train.pkl")'),
-    "text in X_train": engineer(TRAIN, f'{TABLE}.assign(alcohol="strong").to_pickle("X_train.pkl")'),
-    "fewer rows in X_train": engineer(TRAIN, f'{TABLE}.head(20).to_pickle("X_train.pkl")'),
-    "reordered columns": engineer(TEST, 'test.drop(columns="id").iloc[:, ::-1].to_pickle("X_test.pkl")'),
-    "empty X_test": engineer(TEST, 'test.drop(columns="id").iloc[:0].to_pickle("X_test.pkl")'),
-    "rows dropped by a slice": engineer(TEST, 'test[5:].drop(columns="id").to_pickle("X_test.pkl")'),
-    "rows dropped by iloc": engineer(TEST, 'test.iloc[::2].drop(columns="id").to_pickle("X_test.pkl")'),
-    "a dict saved as the model": modeler("pickle.dump(model,", 'pickle.dump({"model": model},'),
-    "5 of 13 columns fitted": modeler(".fit(X, y)", ".fit(X.iloc[:, :5], y)"),
-    "5 of 13 columns fitted, no names": modeler(".fit(X, y)", ".fit(X.values[:, :5], y)"),
-}
 HELD_BACK = {
     "y_train shuffled": engineer(TARGET, 'train[target].sample(frac=1, random_state=0).to_pickle("y_train.pkl")'),
     "the id saved as the target": engineer(TARGET, 'train["id"].to_pickle("y_train.pkl")'),
@@ -85,9 +72,9 @@ async def blamed_alone(play, task, guilty: str, code: str) -> list[tuple[str, fl
     return None if mine <= 2.5 and min(others) >= 5.0 else found
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", VISIBLE)
 async def test_who_spoilt_the_files_is_blamed_alone(fault: str, play, tasks):
-    assert await blamed_alone(play, tasks.train()[0], *FAULTS[fault]) is None
+    assert await blamed_alone(play, tasks.train()[0], *VISIBLE[fault]) is None
 
 
 @pytest.mark.slow

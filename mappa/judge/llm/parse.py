@@ -64,7 +64,7 @@ def read_score(text: str, code: str, cut_off: bool = False) -> Reading:
     """
     if len(text) > LONGEST:
         return Reading(None, "the reply is too long to be a verdict")
-    said, claims, spans, reason = _without_reasoning(text), [], [], ""
+    said, claims, spans, reason = _without_reasoning(text.replace("\r", " ")), [], [], ""
     if said is None:
         return Reading(None, "the reply ended inside its reasoning")
     if not said.strip():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from mappa.engine.base import BaseEngine, Completion, Sampling
@@ -39,6 +40,10 @@ test, y = pd.read_csv("test.csv"), pd.read_pickle("y_train.pkl")
 said = pickle.load(open("model.pkl", "rb")).predict(pd.read_pickle("X_test.pkl"))
 pd.DataFrame({"id": test["id"], y.name: said}).to_csv("submission.csv", index=False)
 """
+TRAIN = 'train.drop(columns=["id", target]).to_pickle("X_train.pkl")'
+TARGET = 'train[target].to_pickle("y_train.pkl")'
+TEST = 'test.drop(columns="id").to_pickle("X_test.pkl")'
+TABLE = 'train.drop(columns=["id", target])'
 HONEST = {"engineer": ENGINEER, "modeler": MODELER, "analyst": ANALYST}
 _AGAIN = '\npd.DataFrame(pd.read_pickle("{0}").values).to_pickle("{0}")'
 
@@ -52,6 +57,14 @@ def without(code: str, text: str, instead: str = "") -> str:
     if text not in code:
         raise ValueError(f"'{text}' is not in the script")
     return code.replace(text, instead)
+
+
+def engineer(text: str, instead: str) -> tuple[str, str]:
+    return "engineer", without(ENGINEER, text, instead)
+
+
+def modeler(text: str, instead: str) -> tuple[str, str]:
+    return "modeler", without(MODELER, text, instead)
 
 
 FAULTS: dict[str, tuple[str, str | None]] = {
@@ -78,6 +91,19 @@ FAULTS: dict[str, tuple[str, str | None]] = {
     "timeout": ("modeler", "while True: pass"),
 }
 """Fault -> who does what instead (None: nothing)."""
+VISIBLE: dict[str, tuple[str, str | None]] = {
+    "NaN in X_train": engineer(TRAIN, f'{TABLE}.mask({TABLE} > 14).to_pickle("X_train.pkl")'),
+    "text in X_train": engineer(TRAIN, f'{TABLE}.assign(alcohol="strong").to_pickle("X_train.pkl")'),
+    "fewer rows in X_train": engineer(TRAIN, f'{TABLE}.head(20).to_pickle("X_train.pkl")'),
+    "reordered columns": engineer(TEST, 'test.drop(columns="id").iloc[:, ::-1].to_pickle("X_test.pkl")'),
+    "empty X_test": engineer(TEST, 'test.drop(columns="id").iloc[:0].to_pickle("X_test.pkl")'),
+    "rows dropped by a slice": engineer(TEST, 'test[5:].drop(columns="id").to_pickle("X_test.pkl")'),
+    "rows dropped by iloc": engineer(TEST, 'test.iloc[::2].drop(columns="id").to_pickle("X_test.pkl")'),
+    "a dict saved as the model": modeler("pickle.dump(model,", 'pickle.dump({"model": model},'),
+    "5 of 13 columns fitted": modeler(".fit(X, y)", ".fit(X.iloc[:, :5], y)"),
+    "5 of 13 columns fitted, no names": modeler(".fit(X, y)", ".fit(X.values[:, :5], y)"),
+}
+"""Faults that only the files show."""
 STOPPED = ("no submission", "error of its own")
 """Faults that could still be mended: guilty is the action that stops instead. In the others it is the agent's first."""
 
@@ -120,7 +146,7 @@ class Stage:
             return Episode(name, task, 0, tuple(scene.actions), answer, grade)
 
     async def case(self, index: int, fault: str, task: Task, good: Episode) -> Case:
-        guilty, code = FAULTS[fault]
+        guilty, code = (FAULTS | VISIBLE)[fault]
         scripts = {seat: [script] for seat, script in HONEST.items()} | {guilty: [code] if code else []}
         faulty = await self.play(f"faulty-{index}", task, scripts)
         mine, before = (
@@ -133,4 +159,6 @@ async def cases(stage: Stage, count: int) -> list[Case]:
     """All on the first task, which has to be on the table `wine`."""
     task = stage.task_set.train()[0]
     good = await stage.play("good", task, {seat: [script] for seat, script in HONEST.items()})
-    return [await stage.case(i, fault, task, good) for i, fault in enumerate(list(FAULTS)[:count])]
+    both = zip_longest(FAULTS, VISIBLE)
+    names = [fault for pair in both for fault in pair if fault is not None]
+    return [await stage.case(i, fault, task, good) for i, fault in enumerate(names[:count])]
