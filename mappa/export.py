@@ -135,7 +135,7 @@ def _push(folder: Path, repository: str, private: bool) -> str:
     Raises:
         ConfigError: the hub refuses, or cannot be reached.
     """
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
@@ -143,7 +143,7 @@ def _push(folder: Path, repository: str, private: bool) -> str:
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A team trained by MAPPA"))
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"push={repository}: {reason} ({folder} is written; log in with `hf auth login`)") from error
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from omegaconf import OmegaConf
 
@@ -273,5 +273,5 @@ def test_stock_vllm_serves_what_was_exported_with_the_same_tokens(run: Path, exp
 def _completed(port: int, action: dict) -> tuple[int, ...]:
     body = {"model": action["agent"], "prompt": action["prompt_ids"], "temperature": 0, "max_tokens": 24}
     body |= {"return_token_ids": True}
-    answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=120).raise_for_status()
+    answer = httpx2.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=120).raise_for_status()
     return tuple(answer.json()["choices"][0]["token_ids"])

@@ -9,7 +9,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -142,13 +142,13 @@ def test_an_over_long_prompt_has_openai_s_code(quickstart):
     ],
 )
 def test_what_no_client_sends_is_refused_in_the_same_shape(quickstart, method, path, body, status):
-    reply = httpx.request(method, quickstart.url + path, content=body, headers={"Content-Type": "application/json"})
+    reply = httpx2.request(method, quickstart.url + path, content=body, headers={"Content-Type": "application/json"})
     assert reply.status_code == status
     assert reply.json()["error"]["message"]
 
 
 def test_another_site_s_name_is_refused(quickstart):
-    assert httpx.get(f"{quickstart.url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
+    assert httpx2.get(f"{quickstart.url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
 
 def test_content_in_parts_and_a_conversation_are_read(quickstart):
@@ -168,7 +168,7 @@ def test_a_key_is_asked_for(untrained):
     with serving(untrained("quickstart"), key="secret", engine=engine) as endpoint:
         assert ask(endpoint.client("secret")).choices[0].message.content == r"\boxed{13}"
         for wrong in ("wrong", "sécret"):
-            reply = httpx.get(f"{endpoint.url}/v1/models", headers={b"Authorization": f"Bearer {wrong}".encode()})
+            reply = httpx2.get(f"{endpoint.url}/v1/models", headers={b"Authorization": f"Bearer {wrong}".encode()})
             assert reply.status_code == 401
         with pytest.raises(openai.AuthenticationError):
             ask(endpoint.client("wrong"))
