@@ -44,6 +44,8 @@ def check_pairs(cfg: DictConfig, parts: Parts) -> None:
     """
     if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 0:
         raise ConfigError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be at least 0 (0: validation alone)")
+    if cfg.trainer.max_epochs == 0 and not OmegaConf.select(cfg, "callbacks.validation.before"):
+        raise ConfigError("trainer.max_epochs=0 is validation alone, and callbacks.validation.before=true does it")
     if str(cfg.trainer.precision) in ("16-mixed", "16"):
         raise ConfigError(
             f"trainer.precision={cfg.trainer.precision} scales gradients, so that each agent's norm would be clipped "

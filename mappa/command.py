@@ -180,7 +180,7 @@ def quiet() -> None:
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx", "tensorboard", "alembic"):
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "httpx2", "tensorboard", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)  # a rank died
     for message in (

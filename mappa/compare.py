@@ -147,7 +147,7 @@ def compare(one: Side, other: Side, equal: bool = True) -> dict[str, Any]:
         sides.append(
             {"folder": str(side.folder), "samples": samples, "recorded": side.recorded, "tokens_per_problem": cost}
             | {"utilisation": cost / budget if budget else 1.0}
-            | interval(list(scores[-1].values()), trials, list(side.clusters.values()))
+            | interval(list(scores[-1].values()), trials, list(side.clusters.values()), within=(0.0, 1.0))
         )
     try:
         differences = {

@@ -85,7 +85,8 @@ def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | N
     clusters = list(clusters_by_task(episodes).values())
     k = min(map(len, scores))
     outcomes = all(score in (0.0, 1.0) for row in scores for score in row)
-    result = {f"avg@{k}": interval([statistics.fmean(row) for row in scores], k if outcomes else None, clusters)}
+    means, trials = [statistics.fmean(row) for row in scores], k if outcomes else None
+    result = {f"avg@{k}": interval(means, trials, clusters, within=(0.0, 1.0))}
     if k > 1:
         votes = [[None if e.answer is None else vote(e.answer) for e in attempts] for attempts in by_task.values()]
         for draws in sorted({2**i for i in range(1, k.bit_length())} | {k}):
@@ -93,7 +94,7 @@ def evaluate_episodes(episodes: Sequence[Episode], vote: Callable[[str], str | N
             result[f"pass@{draws}"] = interval(values, k // draws, clusters)
         if any(vote is not None for row in votes for vote in row):
             majorities = [majority(v, s) for v, s in zip(votes, scores, strict=True)]
-            result[f"maj@{k}"] = interval(majorities, clusters=clusters)
+            result[f"maj@{k}"] = interval(majorities, clusters=clusters, within=(0.0, 1.0))
     return result
 
 

@@ -16,7 +16,10 @@ EXACT = 14
 
 
 def interval(
-    values: Sequence[float], trials: int | None = None, clusters: Sequence[str] | None = None
+    values: Sequence[float],
+    trials: int | None = None,
+    clusters: Sequence[str] | None = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> dict[str, float]:
     """Mean of one value per problem, with its 95% interval over problems.
 
@@ -30,6 +33,7 @@ def interval(
         trials: independent attempts behind each value, which is a share of them; None = not such a share, unless all
             values are 0 or 1.
         clusters: what each problem shares with others, e.g. its table; those of one cluster count as one observation.
+        within: least and largest value that there can be; the interval ends there.
     """
     import numpy as np
     from scipy import stats
@@ -47,7 +51,7 @@ def interval(
     else:
         deviation = np.sqrt((totals**2).sum() * independent / (independent - 1)) / n
         low, high = mean + np.array([-1.0, 1.0]) * stats.t.ppf(0.975, independent - 1) * deviation
-    return {"mean": mean, "low": float(low), "high": float(high), "n": n}
+    return {"mean": mean, "low": max(float(low), within[0]), "high": min(float(high), within[1]), "n": n}
 
 
 def _share_interval(mean: float, deviations: np.ndarray, trials: int, plain: bool) -> tuple[float, float]:

@@ -27,8 +27,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """This machine's Chromium, headless; until it closes no other event loop runs in this thread. Where MAPPA_BROWSER is
-    set (CI) it has to be there."""
+    """This machine's Chromium, headless; while it is open no other event loop runs in this thread.
+
+    Where MAPPA_BROWSER is set (CI) it has to be there.
+    """
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         message = "no Chromium on this machine (apt-get install chromium)"

@@ -96,6 +96,15 @@ def test_problems_of_one_cluster_are_one_observation():
     assert result["p"] == result["p_smallest"] == 0.125
 
 
+def test_scores_end_where_scores_do():
+    """Two tables, one nearly solved: Student's interval of two observations is wider than there are scores."""
+    values, clusters = [0.95, 0.9, 0.4, 0.3], ["a", "a", "b", "b"]
+    free, found = interval(values, clusters=clusters), interval(values, clusters=clusters, within=(0.0, 1.0))
+    assert free["low"] < 0
+    assert free["high"] > 1
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+
+
 def test_tokens_by_students_interval():
     values = [10.0, 12.0, 14.0]
     expected = stats.t.interval(0.95, 2, 12.0, 2.0 / np.sqrt(3))
