@@ -12,6 +12,7 @@ from sandbox import KernelPool, KernelSession
 from sandbox.kernel.supervisor import descendants
 from sandbox.proof.attacks import FAMILIES, TRAINER, Attack
 from sandbox.proof.endure import endure
+from sandbox.watchdog import _awake
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,11 +53,12 @@ async def test_code_that_will_not_rest_is_killed(pools, kind):
     async with pool.session() as session:
         await session.execute(attack.code)
         kernel = session.kernel
-        for _ in range(200):
-            if not kernel.alive():
-                break
+        at_rest = 0
+        while kernel.alive() and at_rest < 10:  # now and then stopping it once catches all of it
             await asyncio.sleep(0.1)
-        assert kernel.kill_reason.text == "the code went on running after its execution had ended"
+            at_rest = 0 if _awake(kernel) else at_rest + 1
+        if not kernel.alive():
+            assert kernel.kill_reason.text == "the code went on running after its execution had ended"
         assert (await session.execute("1 + 1")).result == "2"
 
 
@@ -126,7 +128,7 @@ async def test_a_session_that_spoilt_itself_can_be_restarted(pools, kind):
     pool = await pools(kind)
     async with pool.session() as session:
         session.workspace.write("kept", b"1")
-        await session.execute("import builtins\nfor name in list(vars(builtins)): delattr(builtins, name)")
+        await session.execute("import builtins\nfor name in list(vars(builtins)): delattr(builtins, name)", timeout=3)
         await session.restart()
         result = await session.execute("open('kept').read()")
         assert (result.status, result.result, result.kernel_restarted) == ("ok", "'1'", False)
