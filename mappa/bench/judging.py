@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tempfile
 import threading
 import time
@@ -70,9 +71,11 @@ def endpoint(seconds: float) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
             time.sleep(seconds)
-            message = {"role": "assistant", "content": '{"reason": "sound work", "process_score": 8}'}
+            code = re.findall(r"\b[0-9a-f]{6}\b", json.loads(asked)["messages"][-1]["content"])[-1:]  # of the request
+            verdict = {"reason": "sound work", "code": "".join(code), "process_score": 8}
+            message = {"role": "assistant", "content": json.dumps(verdict)}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             usage = {"prompt_tokens": 50, "completion_tokens": 7, "total_tokens": 57}
             whole = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
@@ -101,7 +104,7 @@ def endpoint(seconds: float) -> Iterator[str]:
 def judged_rollout(engine: Any, seconds: float) -> float:
     """Seconds until the last verdict is in; with a judge that takes `seconds` a call, none of them if 0."""
     register_resolvers()
-    words = ["+experiment=quickstart", "judge=openai", "judge.model=m", "judge.api_key=none"]
+    words = ["+experiment=quickstart", "judge=openai", "judge.model=m", "judge.api_key_env=null"]
     with endpoint(seconds) as url, tempfile.TemporaryDirectory() as folder:
         cfg = compose([*words, f"judge.base_url={url}", f"paths.run={folder}", f"paths.outputs={folder}"])
         data = _Data()
