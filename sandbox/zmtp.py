@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _MORE, _LONG, _COMMAND = 1, 2, 4
@@ -104,9 +105,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._first)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no class of asyncio's
+        self._transport.write(self._first)
 
     def data_received(self, data: bytes) -> None:
         """Count, then cut into messages."""
@@ -147,6 +147,8 @@ class Connection(asyncio.Protocol):
 
     def _set_reading(self) -> None:
         assert self._transport is not None
+        if self._transport.is_closing():  # uvloop has nothing to do with such any more
+            return
         wanted = self._listening or not self._greeted
         if wanted and not self._allowance.spent and len(self.inbox) < _BACKLOG:
             self._transport.resume_reading()

@@ -265,3 +265,16 @@ async def test_a_killed_trainer_leaves_nothing(open_pool, kind, base):
     await (await open_pool(kind, warm=0, base_dir=base, **FAST)).close()
     assert os.listdir(base) == []
     assert not _exists("/dev/shm/left")
+
+
+def test_another_event_loop_will_do():
+    """Servers run on uvloop where it is installed."""
+    import uvloop
+
+    async def ask() -> list[str]:
+        async with KernelPool(warm=0, preload=[]) as pool, pool.session() as session:
+            first = await session.execute("x = 20 + 1; x")
+            lost = await session.execute("import os; os._exit(1)")
+            return [first.result, str(lost.status), (await session.execute("1 + 1")).result]
+
+    assert uvloop.run(ask()) == ["21", "died", "2"]
