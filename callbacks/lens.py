@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
+from callbacks.held_out import HeldOutCallback
 from mappa.judge.base import Evidence, Judge
 from mappa.judge.wrapped import RIGHT
-from mappa.play.rollout import Listener
-from mappa.ranks import gather
 from mappa.report.credit import rho2
 from mappa.types import Episode
 
 
-class LensCallback(Callback, Listener):
+class LensCallback(HeldOutCallback):
     """Each seat's own correctness on held-out problems, and what judge and outcome say of it in training.
 
-    Stands after the judge in the list of callbacks, before the summary.
+    Stands after the judge in the list of callbacks. `results`: `right`, seat -> share of its actions.
     """
+
+    prefix = "right"
 
     def __init__(self, check: Judge) -> None:
         """`check`: more than 5 of 10 is right; it is asked about every action, so it should cost nothing."""
+        super().__init__()
         self._check = check
-        self._held_out: dict[str, list[dict[str, float]]] = defaultdict(list)
         self._seen: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-        self.results: list[dict[str, Any]] = []
-        """One for each validation of each set: `epoch`, `name`, and `right`, seat -> share of its actions."""
 
-    async def on_episode(self, purpose: str, episode: Episode) -> None:
-        if purpose != "train":
-            right = await self._right(episode)
-            self._held_out[purpose].append({a.seat: right[a.id] for a in episode.actions if a.id in right})
+    async def keep(self, episode: Episode) -> dict[str, float]:
+        """Seat -> 1.0 or 0.0."""
+        right = await self._right(episode)
+        return {a.seat: right[a.id] for a in episode.actions if a.id in right}
 
     async def _right(self, episode: Episode) -> dict[str, float]:
         """Action -> 1.0 or 0.0; without those that the check cannot tell."""
         evidence = [Evidence(episode.task, episode.actions, i, episode) for i in range(len(episode.actions))]
         scores = {e.action.id: (await self._check.score(e)).score for e in evidence}
         return {action: float(score > RIGHT) for action, score in scores.items() if score is not None}
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, pl_module, trainer.datamodule.epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Of the judged actions of all epochs so far, by agent. Collective."""
@@ -70,20 +67,16 @@ class LensCallback(Callback, Listener):
             }
         return found
 
-    def _measure(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
-        """Of every set that was played since the last time. Collective."""
-        mine, self._held_out = dict(self._held_out), defaultdict(list)
-        parts = gather(mine)
-        for name in sorted({name for part in parts for name in part}):
-            by_seat: dict[str, list[float]] = defaultdict(list)
-            for right in (right for part in parts for right in part.get(name, [])):
-                for seat, value in right.items():
-                    by_seat[seat].append(value)
-            shares = {seat: statistics.fmean(values) for seat, values in sorted(by_seat.items())}
-            self.results.append({"epoch": epoch, "name": name, "right": shares})
-            if trainer.is_global_zero:
-                for logger in trainer.loggers:
-                    logger.log_metrics({f"right/{name}/{seat}": v for seat, v in shares.items()}, module.version)
+    def measure(
+        self, kept: Sequence[Mapping[str, float]], trainer: Trainer, module: LightningModule
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Of each seat the share of its actions that are right."""
+        by_seat: dict[str, list[float]] = defaultdict(list)
+        for right in kept:
+            for seat, value in right.items():
+                by_seat[seat].append(value)
+        shares = {seat: statistics.fmean(values) for seat, values in sorted(by_seat.items())}
+        return {"right": shares}, shares
 
     def state_dict(self) -> dict[str, Any]:
         return {"results": self.results, "seen": dict(self._seen)}
