@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from sandbox.isolation import IsolationLevel
@@ -107,6 +107,14 @@ def _tasks(pid: int) -> list[str]:
     return []
 
 
+def _descriptors(pid: int) -> Iterator[str]:
+    """Where /proc shows what the tasks of a process hold open; each may be gone by the time it is looked at."""
+    for task in _tasks(pid):
+        folder = f"/proc/{pid}/task/{task}/fd"
+        with contextlib.suppress(OSError):
+            yield from [f"{folder}/{fd}" for fd in os.listdir(folder)]
+
+
 def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
     kernel.give_way()
     limits = session.limits
@@ -136,14 +144,11 @@ def _deleted(kernel: LiveKernel) -> int:
     """Bytes of files that no folder lists any more: they take space until they are closed and unmapped everywhere."""
     sizes: dict[tuple[int, int], int] = {}
     for pid in descendants(kernel.pid):
-        for task in _tasks(pid):
-            folder = f"/proc/{pid}/task/{task}/fd"
+        for descriptor in _descriptors(pid):
             with contextlib.suppress(OSError):
-                for fd in os.listdir(folder):
-                    with contextlib.suppress(OSError):
-                        info = os.stat(f"{folder}/{fd}")
-                        if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
-                            sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+                info = os.stat(descriptor)
+                if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
         for task in _tasks(pid)[-1:]:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/maps", "rb") as file:
                 for line in file:
@@ -170,14 +175,11 @@ _UNSEEN: Mapping[Look, tuple[IsolationLevel, ...]] = MappingProxyType({_disk_exc
 def _socket_bytes(processes: list[int]) -> int:
     found: set[str] = set()
     for pid in processes:
-        for task in _tasks(pid):
-            folder = f"/proc/{pid}/task/{task}/fd"
+        for descriptor in _descriptors(pid):
             with contextlib.suppress(OSError):
-                for fd in os.listdir(folder):
-                    with contextlib.suppress(OSError):
-                        target = os.readlink(f"{folder}/{fd}")
-                        if target.startswith("socket:"):
-                            found.add(target)
+                target = os.readlink(descriptor)
+                if target.startswith("socket:"):
+                    found.add(target)
     return len(found) * _SOCKET_BYTES
 
 
