@@ -9,6 +9,8 @@ import pytest
 import pytest_asyncio
 
 from mappa.config import make
+from mappa.judge.base import Evidence
+from mappa.judge.rubric.tabular import RubricTabularJudge
 from mappa.policy.chat import Chat
 from mappa.report.planted.tables import Stage
 from mappa.task.tabular import Tabular
@@ -18,8 +20,24 @@ from mappa.types import Episode, Task
 from sandbox import KernelPool, ResourceLimits
 from tests.conftest import compose_config
 
+JUDGE = RubricTabularJudge(
+    {
+        "engineer": ["X_train.pkl", "y_train.pkl", "X_test.pkl"],
+        "modeler": ["model.pkl"],
+        "analyst": ["submission.csv"],
+    }
+)
 CHAT = Chat(make_tokenizer(iter(()), RECIPE))
 """One token a byte, so that any text survives."""
+
+
+async def scores(episode: Episode) -> list[tuple[str, float, str]]:
+    """Of each action: agent, score and reason."""
+    found = []
+    for index, action in enumerate(episode.actions):
+        verdict = await JUDGE.score(Evidence(episode.task, episode.actions, index, episode))
+        found.append((action.agent, verdict.score, verdict.reason))
+    return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from mappa.judge.base import Evidence
-from mappa.judge.rubric.tabular import RubricTabularJudge
 from mappa.report.planted.tables import (
     ANALYST,
     ENGINEER,
@@ -20,17 +18,10 @@ from mappa.report.planted.tables import (
     modeler,
     without,
 )
-from mappa.types import Episode
+from tests.team.conftest import scores
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-JUDGE = RubricTabularJudge(
-    {
-        "engineer": ["X_train.pkl", "y_train.pkl", "X_test.pkl"],
-        "modeler": ["model.pkl"],
-        "analyst": ["submission.csv"],
-    }
-)
 HELD_BACK = {
     "y_train shuffled": engineer(TARGET, 'train[target].sample(frac=1, random_state=0).to_pickle("y_train.pkl")'),
     "the id saved as the target": engineer(TARGET, 'train["id"].to_pickle("y_train.pkl")'),
@@ -53,14 +44,6 @@ HELD_BACK = {
     "a forged mismatch": ("analyst", 'raise ValueError("feature names seen at fit time, yet now missing")'),
     "half of the submission": ("analyst", ANALYST.replace("to_csv", "head(5).to_csv")),
 }
-
-
-async def scores(episode: Episode) -> list[tuple[str, float, str]]:
-    found = []
-    for index, action in enumerate(episode.actions):
-        verdict = await JUDGE.score(Evidence(episode.task, episode.actions, index, episode))
-        found.append((action.agent, verdict.score, verdict.reason))
-    return found
 
 
 async def blamed_alone(play, task, guilty: str, code: str) -> list[tuple[str, float, str]] | None:

@@ -8,27 +8,11 @@ import pytest
 
 from mappa.judge.base import Evidence
 from mappa.judge.caps import Ladder, OutcomeCaps
-from mappa.judge.rubric.tabular import RubricTabularJudge
 from mappa.report.planted.tables import ANALYST, ENGINEER, FAULTS, MODELER, STOPPED
-from mappa.types import Episode, Verdict
+from mappa.types import Verdict
+from tests.team.conftest import JUDGE, scores
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-ARTIFACTS = {
-    "engineer": ["X_train.pkl", "y_train.pkl", "X_test.pkl"],
-    "modeler": ["model.pkl"],
-    "analyst": ["submission.csv"],
-}
-JUDGE = RubricTabularJudge(ARTIFACTS)
-
-
-async def scores(episode: Episode) -> list[tuple[str, float, str]]:
-    found = []
-    for index, action in enumerate(episode.actions):
-        verdict = await JUDGE.score(Evidence(episode.task, episode.actions, index, episode))
-        found.append((action.agent, verdict.score, verdict.reason))
-    return found
-
 
 REPEATED = ("timeout", "target leakage without names", "silent row drop", "wrong ids", "unfitted model")
 """Slow: another fault is found by the same rule in a plain run."""
