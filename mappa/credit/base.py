@@ -90,11 +90,13 @@ def moments(values: Sequence[tuple[Hashable, Tensor]], gather: Gather) -> dict[H
     return result
 
 
-def group_rewards(samples: Sequence[Sample], gather: Gather) -> dict[Hashable, Moments]:
-    """Moments of the reward of each (task, agent, turn) group, over all ranks."""
-    return moments([(group_key(s), torch.tensor([s.reward])) for s in samples if s.valid], gather)
-
-
 def group_key(sample: Sample) -> Hashable:
     """Actions that are alternatives to each other: same task, same agent, same turn."""
     return (sample.task_id, sample.action.agent, sample.action.turn)
+
+
+def group_rewards(
+    samples: Sequence[Sample], gather: Gather, key: Callable[[Sample], Hashable] = group_key
+) -> dict[Hashable, Moments]:
+    """Moments of the reward of each group of valid samples, over all ranks."""
+    return moments([(key(s), torch.tensor([s.reward])) for s in samples if s.valid], gather)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from mappa.credit.base import BaseCredit, Credited, Gather, moments
+from mappa.credit.base import BaseCredit, Credited, Gather, group_rewards
 from mappa.credit.reinforce_pp import returns
 from mappa.types import Sample
 
@@ -32,8 +31,7 @@ class LeaveOneOut(BaseCredit):
         self.kl_in_reward = beta
 
     def advantages(self, samples: Sequence[Sample], kl: Sequence[Tensor | None], gather: Gather) -> Credited:
-        valid = [sample for sample in samples if sample.valid]
-        groups = moments([(_decision(s), torch.tensor([s.reward], dtype=torch.float64)) for s in valid], gather)
+        groups = group_rewards(samples, gather, _decision)
         found: list[Tensor | None] = []
         for sample, penalty in zip(samples, kl, strict=True):
             mean, _, count = groups[_decision(sample)] if sample.valid else (0.0, 0.0, 1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from torch import Tensor
 
-from mappa.credit.base import BaseCredit, Credited, Gather, moments
+from mappa.credit.base import BaseCredit, Credited, Gather, group_rewards
 from mappa.credit.reinforce_pp import returns
 from mappa.types import Sample
 
@@ -34,8 +33,7 @@ class RAE(BaseCredit):
         self._baselines: dict[str, float] = {}
 
     def advantages(self, samples: Sequence[Sample], kl: Sequence[Tensor | None], gather: Gather) -> Credited:
-        rewards = [(s.action.seat, torch.tensor([s.reward], dtype=torch.float64)) for s in samples if s.valid]
-        for seat, (mean, _, count) in sorted(moments(rewards, gather).items()):
+        for seat, (mean, _, count) in sorted(group_rewards(samples, gather, lambda s: s.action.seat).items()):
             kept = self._decay**count
             self._baselines[seat] = kept * self._baselines.get(seat, mean) + (1 - kept) * mean
         return Credited(
