@@ -23,9 +23,8 @@ from mappa.types import Action, Message, Task
 from sandbox import SandboxUnavailableError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from mappa.play.agent import Agent
+    from mappa.policy.model import Model
     from sandbox import KernelPool
 
 MOST_BYTES = 8 * 2**20
@@ -197,12 +196,12 @@ async def served(found: Stored, engine: Engine | None = None) -> AsyncIterator[S
     cfg = found.cfg
     with tempfile.TemporaryDirectory(prefix="mappa-serve-") as folder:
         cfg.paths = {"run": folder, "outputs": folder}
-        parts = _parts(cfg)
+        model, task_set, pool = make(cfg.model), make(cfg.task), make(cfg.sandbox)
+        team = make(cfg.team, _convert_="all")
         engine = engine or make(cfg.engine)
-        chat = parts["model"].chat()
-        adapters = await asyncio.to_thread(_adapters, found, parts, engine.shares_weights)
-        engine.attach(adapters, chat, parts["model"].path)
-        pool, team = parts["pool"], parts["team"]
+        chat = model.chat()
+        adapters = await asyncio.to_thread(_adapters, found, model, adapters_of(team), engine.shares_weights)
+        engine.attach(adapters, chat, model.path)
         try:
             await engine.sync(found.epoch)
             await engine.wake()
@@ -220,7 +219,7 @@ async def served(found: Stored, engine: Engine | None = None) -> AsyncIterator[S
                 top_p=way.top_p,
                 tool_tokens=cfg.data.tool_tokens,
                 on_action=_nobody,
-                vote=parts["task_set"].vote,
+                vote=task_set.vote,
                 epoch=None,
                 replay=(),
                 stack=AsyncExitStack(),
@@ -241,21 +240,12 @@ async def _start(pool: KernelPool) -> None:
 async def _nobody(task: Task, actions: tuple[Action, ...]) -> None: ...
 
 
-def _parts(cfg: DictConfig) -> dict[str, Any]:
-    return {
-        "model": make(cfg.model),
-        "task_set": make(cfg.task),
-        "team": make(cfg.team, _convert_="all"),
-        "pool": make(cfg.sandbox),
-    }
-
-
-def _adapters(found: Stored, parts: dict[str, Any], load: bool) -> Any:
+def _adapters(found: Stored, model: Model, agents: Sequence[str], load: bool) -> Any:
     """The adapters on their base; where the engine has weights of its own, only where they lie."""
     import torch
     from transformers import AutoConfig
 
-    cfg, model, agents = found.cfg, parts["model"], adapters_of(parts["team"])
+    cfg = found.cfg
     if not load:
         config = AutoConfig.from_pretrained(model.path)
         return _SavedAdapters(found.adapters, tuple(agents), cfg.lora.rank, _Config(config))
