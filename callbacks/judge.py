@@ -13,7 +13,7 @@ from mappa.epoch import save_and_stop
 from mappa.errors import JudgeError
 from mappa.judge.base import Evidence, Judge, When
 from mappa.judge.caps import OutcomeCaps
-from mappa.play.rollout import Listener, acts_of
+from mappa.play.rollout import Listener, learned_actions
 from mappa.ranks import gather, world
 from mappa.report.audit import file_of
 from mappa.report.health import (
@@ -94,13 +94,7 @@ class JudgeCallback(Callback, Listener):
         if purpose == "train" and not self._announced:
             self._announced = True
             epochs = max(1, self._epochs - self._data.epoch)
-            await self.judge.announce(episodes * world()[1] * self._acts() * epochs)
-
-    def _acts(self) -> int:
-        """Of one episode at most, all turns of seats that learn."""
-        seats = self._data.team.agents
-        acts = acts_of(self._data.team).items()
-        return sum(count * seats[seat].max_turns for seat, count in acts if seats[seat].adapter != BASE)
+            await self.judge.announce(episodes * world()[1] * learned_actions(self._data.team) * epochs)
 
     async def on_action(self, purpose: str, task: Task, actions: tuple[Action, ...]) -> None:
         if purpose == "train" and self.judge.when is When.ACTION:
@@ -143,7 +137,7 @@ class JudgeCallback(Callback, Listener):
         return {"history": self._history}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        self._history = [tuple(pair) for pair in state_dict.get("history", ())]
+        self._history = [tuple(pair) for pair in state_dict["history"]]
 
     def _submit(self, evidence: Evidence) -> None:
         """What the frozen base said is seen as evidence, but not scored: nobody learns from it."""

@@ -139,7 +139,7 @@ class SummaryCallback(Callback):
         self._rewards = state_dict["rewards"]
         self._judge = Counter(state_dict["judge"])
         self._actions = Counter(state_dict["actions"])
-        self._tokens = Counter(state_dict.get("tokens", {}))  # runs from before it was counted
+        self._tokens = Counter(state_dict["tokens"])
 
     def _write(self, trainer: Trainer) -> None:
         partial = self._path.with_suffix(".partial")

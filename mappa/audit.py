@@ -33,7 +33,7 @@ from mappa.config import check, compose_with_origin, make
 from mappa.errors import ConfigError
 from mappa.judge.base import Judge
 from mappa.play.episodes import read_episodes, stored_files
-from mappa.play.rollout import acts_of
+from mappa.play.rollout import learned_actions
 from mappa.report import audit as measure
 from mappa.report.audit import Line, Mark, Sight, file_of
 from mappa.report.planted import Case
@@ -73,13 +73,18 @@ def _checked(words: dict[str, str | None]) -> tuple[list[str], int, float]:
         raise ConfigError("say which judge: python -m mappa.audit judge=NAME, or two: judges=[A,B]")
     if not words["actions"].isdigit() or int(words["actions"]) < 8:
         raise ConfigError(f"actions={words['actions']} must be a whole number of at least 8")
-    try:
-        budget = float(words["budget"])
-    except ValueError:
-        budget = 0.0
-    if budget <= 0:
-        raise ConfigError(f"budget={words['budget']} must be a number of dollars above 0")
-    return names, int(words["actions"]), budget
+    return names, int(words["actions"]), dollars(words["budget"])
+
+
+def dollars(word: str) -> float:
+    """Of `budget=WORD`.
+
+    Raises:
+        ConfigError: it is no amount.
+    """
+    if not re.fullmatch(r"\d*\.?\d+", word) or not float(word):
+        raise ConfigError(f"budget={word} must be a number of dollars above 0")
+    return float(word)
 
 
 def configuration(name: str, run: str | None, overrides: Sequence[str], folders: Sequence[Path]) -> tuple[Any, Any]:
@@ -271,11 +276,8 @@ async def checks(
 
 def planned_actions(cfg: DictConfig) -> int | None:
     """Of the whole run that the configuration describes, at most."""
-    team = make(cfg.team, _convert_="all")
-    acts = sum(
-        n * team.agents[seat].max_turns for seat, n in acts_of(team).items() if team.agents[seat].adapter != BASE
-    )
-    return cfg.data.tasks_per_epoch * cfg.data.samples_per_task * cfg.trainer.max_epochs * acts
+    actions = learned_actions(make(cfg.team, _convert_="all"))
+    return cfg.data.tasks_per_epoch * cfg.data.samples_per_task * cfg.trainer.max_epochs * actions
 
 
 def _write(folder: Path, judge: str, lines: Sequence[Line]) -> None:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mappa.audit import configuration, on_budget
+from mappa.audit import configuration, dollars, on_budget
 from mappa.command import help_text, run_guarded, split, wants_help
 from mappa.config import check, make
 from mappa.errors import ConfigError
@@ -46,13 +45,12 @@ def rejudge(argv: Sequence[str]) -> tuple[Path, Line]:
         raise ConfigError("say which run and which judge: python -m mappa.rejudge run=outputs/NAME/TIME judge=NAME")
     if words["epochs"] != "null" and not (words["epochs"].isdigit() and int(words["epochs"])):
         raise ConfigError(f"epochs={words['epochs']} must be a whole number of at least 1")
-    if not re.fullmatch(r"\d*\.?\d+", words["budget"]) or not float(words["budget"]):
-        raise ConfigError(f"budget={words['budget']} must be a number of dollars above 0")
+    budget = dollars(words["budget"])
     cfg, origin = configuration(words["judge"], words["run"], overrides, folders)
     check(cfg, origin)
     files = stored_files(words["run"])
     files = files if words["epochs"] == "null" else files[-int(words["epochs"]) :]
-    judge = make(on_budget(cfg.judge, float(words["budget"]), cfg.paths.outputs))
+    judge = make(on_budget(cfg.judge, budget, cfg.paths.outputs))
     return asyncio.run(_rejudge(Path(words["run"]), files, judge))
 
 

@@ -53,6 +53,12 @@ def acts_of(team: Team) -> dict[str, int]:
     return team.acts() if hasattr(team, "acts") else dict.fromkeys(team.agents, 1)
 
 
+def learned_actions(team: Team) -> int:
+    """Of an episode at most: all turns of seats that learn. So many are judged, too."""
+    learning = {seat: acts for seat, acts in acts_of(team).items() if team.agents[seat].adapter != BASE}
+    return sum(acts * team.agents[seat].max_turns for seat, acts in learning.items())
+
+
 def check_budget(team: Team, context_length: int) -> None:
     """Every agent's completion budget must leave room for a prompt.
 
