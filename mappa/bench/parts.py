@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mappa.bench.shapes import Setting
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.engine.hf import HFEngine
-from mappa.learn.batch import Row, acts, collate, computed_tokens, cut_micro_batches, parts
+from mappa.learn.batch import Row, acts, at_loss, collate, computed_tokens, cut_micro_batches, parts
 from mappa.learn.loss import LossConfig, policy_loss
 from mappa.learn.policies import Old, TeamPolicies
 from mappa.policy.forward import Policy
@@ -122,9 +122,7 @@ def _update(setting: Setting, policies: TeamPolicies, rows: Sequence[Row], mix: 
             logprobs_N, _ = policies.forward(batch)
             losses = []
             for _, where, mine in parts(batch):
-                mask_BT = mine.loss_mask_BT[:, 1:] != 0
-                weights = mine.advantages_BT[:, 1:][mask_BT].to(logprobs_N.device)
-                now = logprobs_N[where]
+                now, weights = logprobs_N[where], at_loss(mine.advantages_BT, mine, logprobs_N.device)
                 losses.append(
                     policy_loss(now, now.detach(), now.detach(), weights, torch.ones_like(now), size, LossConfig())[0]
                 )
