@@ -7,6 +7,7 @@ again. Then prints a table, and writes it with the pictures beside the runs. Gri
     seats    2, 4 and 8 seats; the same
     rates    8 seats; the same at other learning rates
     noise    4 seats; a judge who errs in 10 to 40 of 100 actions
+    faults   4 seats; a judge with other faults: misses, false alarms, one seat favoured, saturated, often silent
     mix      4 seats; process and outcome by weight
     credit   4 seats; every credit scheme
     shared   4 seats; one adapter for all of them
@@ -51,6 +52,15 @@ GRIDS: dict[str, dict[str, list[str]]] = {
     "rates": _teams((8,))
     | {arm: words for r in RATES for arm, words in _teams((8,), f"module.learning_rate={r}", f"@{r}").items()},
     "noise": _teams((4,)) | _four(**{f"flips={f}": f"judge=noisy judge.false_alarm={f} judge.miss={f}" for f in FLIPS}),
+    "faults": _teams((4,))
+    | _four(
+        miss="judge=noisy judge.miss=0.3",
+        false_alarm="judge=noisy judge.false_alarm=0.3",
+        favour="judge=noisy +judge.bias.seat_b=4",
+        favour_in_team_scope="judge=noisy +judge.bias.seat_b=4 credit.scope=team",
+        saturated="judge=noisy judge.floor=7",
+        silent="judge=noisy judge.dropout=0.5 callbacks.judge.max_unjudged=0.8",
+    ),
     "mix": _teams((4,)) | _four(**{f"mixed={w}": f"judge=mixed judge.weight={w}" for w in (0.25, 0.5, 0.75)}),
     "credit": _teams((4,))
     | _four(
