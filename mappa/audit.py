@@ -255,7 +255,7 @@ async def checks(
     """All lines but the price."""
     scores = measure.scores_of(sights, verdicts)
     every = [verdict.score for verdict in verdicts if verdict.score is not None]
-    lines = [*measure.faults(cases, scores), measure.credit(cases, scores, success)]
+    lines = [*measure.faults(cases, scores), measure.rates(cases, scores), measure.credit(cases, scores, success)]
     some = list(range(0, len(sights), max(1, len(sights) // 20)))
     second = await measure.ask(again, [sights[i] for i in some])
     lines.append(measure.retest([verdicts[i] for i in some], second, every))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mappa.audit import audit, exchanged
+from mappa.credit.correct import Correct
 from mappa.errors import ConfigError
 from mappa.judge.base import BaseJudge, Evidence
 from mappa.judge.rubric.arithmetic import RubricJudge
@@ -22,7 +23,7 @@ from mappa.report import audit as measure
 from mappa.report.audit import Mark
 from mappa.report.planted import arithmetic
 from mappa.types import Verdict
-from tests.conftest import REPO
+from tests.conftest import REPO, make_sample
 from tests.judge.server import FakeJudge
 
 RULES = {"solver": "draft", "executor": "code", "verifier": "report"}
@@ -92,6 +93,21 @@ async def test_a_judge_with_flips_is_worth_less_by_the_formula():
     assert found["auc"] is not Mark.PASS
 
 
+def test_rates_of_error_literal():
+    """Six faults of one seat, half of them missed, and one of another seat, seen: 0.5 there, 3 of 7 over all."""
+    cases = arithmetic.cases(20)
+    solver = [case for case in cases if case.faulty.actions[case.guilty].seat == "solver"][:6]
+    other = [case for case in cases if case.faulty.actions[case.guilty].seat != "solver"][:1]
+    scores = {(id(case.good), case.unharmed): 9.0 for case in (*solver, *other)}
+    scores |= {(id(case.faulty), case.guilty): 10.0 * (i % 2) for i, case in enumerate((*solver, *other))}
+    line = measure.rates((*solver, *other), scores)
+    assert set(line.numbers) == {"all", "solver"}, "one action of a seat is too few"
+    assert line.numbers["solver"] == pytest.approx({"miss": 0.5, "false_alarm": 0.1, "n": 12})
+    assert line.numbers["all"] == pytest.approx({"miss": 3 / 7, "false_alarm": 0.1, "n": 14})
+    assert line.mark is Mark.WARN
+    assert measure.rates(solver, dict.fromkeys(scores)).mark is Mark.FAIL
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -126,9 +142,15 @@ def test_the_command_prints_a_line_a_check_and_leaves_them(tmp_path: Path):
     assert status == 0, said
     assert said.startswith("rubric-arithmetic-1\n  PASS  100%")
     assert "the shared outcome carries rho2 = 0.26, this judge" in said
-    left = json.loads((tmp_path / "outputs/audit/rubric-arithmetic-1.json").read_text())
+    file = tmp_path / "outputs/audit/rubric-arithmetic-1.json"
+    left = json.loads(file.read_text())
     assert left["judge"] == "rubric-arithmetic-1"
     assert {"faults", "credit", "retest", "shift: padding"} <= {line["name"] for line in left["lines"]}
+    assert re.search(r"PASS  takes \d+% of faulty actions for right and 0% of good ones for wrong", said), said
+    scheme = Correct({}, audit=str(file))
+    up, down = (scheme._unbiased(make_sample(score, agent="solver")) for score in (1.0, 0.0))
+    assert up == pytest.approx(1.0), "no false alarms"
+    assert down < 0, "what is half a fault to the judge counts as a chance that it is none"
 
 
 async def test_a_model_judge_is_audited_over_http_within_its_budget(tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
@@ -31,11 +33,19 @@ class Correct(ReinforcePP):
     def __init__(
         self,
         rates: Mapping[str, Mapping[Literal["miss", "false_alarm"], float]],
+        audit: str | None = None,
         beta: NonNegativeFloat = 0.01,
         scope: Literal["agent", "team"] = "agent",
     ) -> None:
-        """`rates`: seat -> {miss, false_alarm}; `all`: of every other seat. `beta`, `scope`: as in `reinforce_pp`."""
+        """
+        Args:
+            rates: seat -> {miss, false_alarm}; `all`: of every other seat.
+            audit: file that `python -m mappa.audit` wrote of this judge; its rates go before the others.
+            beta: as in `reinforce_pp`.
+            scope: as in `reinforce_pp`.
+        """
         super().__init__(beta, scope)
+        rates = {**rates, **(_audited(audit) if audit else {})}
         self._rates = {seat: (found.get("miss", 0.0), found.get("false_alarm", 0.0)) for seat, found in rates.items()}
         for seat, (miss, alarm) in self._rates.items():
             if not (miss >= 0 and alarm >= 0 and miss + alarm < 1):
@@ -55,3 +65,14 @@ class Correct(ReinforcePP):
             raise ConfigError(f"credit.rates has neither the seat '{seat}' nor `all`")
         miss, alarm = rates
         return (sample.reward - miss) / (1.0 - miss - alarm)
+
+
+def _audited(path: str) -> dict[str, dict[str, float]]:
+    try:
+        found = {line["name"]: line["numbers"] for line in json.loads(Path(path).read_text())["lines"]}
+        return {
+            seat: {name: float(seen[name]) for name in ("miss", "false_alarm")} for seat, seen in found["rates"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = f"credit.audit={path} holds no rates of a judge ({type(error).__name__})"
+        raise ConfigError(f"{why}; python -m mappa.audit writes such a file under outputs/audit") from None

@@ -22,6 +22,8 @@ from mappa.types import Action, Episode, Verdict
 
 DROP = 2.0
 """Points by which a fault has to lower its action's score."""
+LEAST_OF_A_SEAT = 5
+"""Right actions, and wrong ones, from which a seat's own rates of error are told."""
 
 
 def file_of(folder: str | Path, judge: str) -> Path:
@@ -151,6 +153,30 @@ def credit(cases: Sequence[Case], scores: Scores, success: float | None) -> Line
     times = own / shared
     said = f"about {times:.1f} times fewer episodes" if times >= 1 else f"about {1 / times:.1f} times MORE episodes"
     return Line("credit", graded(times, 1.2, 0.8), f"{head} {own:.2f}: {said}", numbers | {"times": times})
+
+
+def rates(cases: Sequence[Case], scores: Scores) -> Line:
+    """Which share of wrong actions is called right, and of right ones wrong, by seat: what `credit=correct` asks for.
+
+    A score is taken for ten times the probability that the judge says right. `all` is every seat together; a seat of
+    which too few actions were tried has no entry of its own.
+    """
+    tried: dict[str, tuple[list[float], list[float]]] = {}
+    for case in cases:
+        for episode, place, right in ((case.good, case.unharmed, 1), (case.faulty, case.guilty, 0)):
+            if (score := scores[id(episode), place]) is not None:
+                for seat in ("all", episode.actions[place].seat):
+                    tried.setdefault(seat, ([], []))[right].append(score / 10)
+    found = {
+        seat: {"miss": statistics.fmean(wrong), "false_alarm": 1 - statistics.fmean(right), "n": len(wrong + right)}
+        for seat, (wrong, right) in tried.items()
+        if min(len(wrong), len(right)) >= (LEAST_OF_A_SEAT if seat != "all" else 1)
+    }
+    if "all" not in found:
+        return Line("rates", Mark.FAIL, "rates of error: no right and wrong action both have a verdict", {})
+    each = found["all"]
+    text = f"takes {each['miss']:.0%} of faulty actions for right and {each['false_alarm']:.0%} of good ones for wrong"
+    return Line("rates", graded(each["miss"] + each["false_alarm"], 0.4, 0.8), text, found)
 
 
 # ---------------------------------------------------------------------- noise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,21 @@ def test_rates_that_are_the_same_for_all_change_nothing_and_others_do():
     apart = Correct({"a": {}, "b": {"miss": 0.25, "false_alarm": 0.25}}, beta=0.0, scope="team")
     a, _, b, _ = (value[0].item() for value in apart.advantages(samples, [None] * 4, alone).advantages)
     assert b == pytest.approx(2 * a), "half of what that judge says is noise"
+
+
+def test_rates_of_an_audit_go_before_the_others(tmp_path):
+    file = tmp_path / "judge.json"
+    rates = {"all": {"miss": 0.1, "false_alarm": 0.3, "n": 40}, "b": {"miss": 0.5, "false_alarm": 0.0, "n": 12}}
+    file.write_text(json.dumps({"judge": "j", "lines": [{"name": "rates", "mark": "PASS", "numbers": rates}]}))
+    scheme = Correct({"all": {}}, audit=str(file))
+    found = [scheme._unbiased(make_sample(1.0, agent=seat)) for seat in ("a", "b")]
+    assert found == [pytest.approx(1.5), pytest.approx(1.0)]
+    for broken in ("", "[]", '{"lines": []}', '{"lines": [{"name": "rates", "numbers": {"a": {"miss": 0}}}]}'):
+        file.write_text(broken)
+        with pytest.raises(ConfigError, match=r"credit\.audit=.*judge\.json holds no rates.*python -m mappa\.audit"):
+            Correct({}, audit=str(file))
+    with pytest.raises(ConfigError, match="FileNotFoundError"):
+        Correct({}, audit=str(tmp_path / "none.json"))
 
 
 def test_rates_that_say_nothing_are_refused():
