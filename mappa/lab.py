@@ -138,11 +138,11 @@ def main() -> None:
     arms = {arm: [*words, *others] for arm, words in GRIDS[given["grid"]].items()}
     run_all(arms, root, int(given["seeds"]), int(given["jobs"]))
 
-    from mappa.report.lab import differences, measure, table
+    from mappa.report.lab import differences, measure, partings, table
     from mappa.report.pictures import draw
 
     found = measure(list(arms), root, int(given["seeds"]))
-    shown = f"{table(found)}\n{differences(found)}"
+    shown = f"{table(found)}\n{differences(found)}\n{partings(found)}"
     (root / f"{given['grid']}.md").write_text(shown)
     print(shown)  # noqa: T201 command-line output
     for path in draw(found, root, given["grid"]):

@@ -45,6 +45,7 @@ def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, cap
     rows, _, told = table.partition("\n\n")
     assert [line.split(" ")[1] for line in rows.splitlines()[2:]] == ["2-rubric_relay", "2-outcome"]
     assert told.startswith("2-rubric_relay against 2-outcome: ")
+    assert " to " not in told.partition("at the end")[2], "two epochs have no quarters"
     assert (two_arms / "small.svg").read_text().startswith("<?xml")
     assert not (two_arms / "small-ratio.svg").exists(), "of one number of seats there is nothing to see"
     page = report([f"run={two_arms}"]).read_text()

@@ -16,6 +16,7 @@ import numpy as np
 
 from mappa.errors import ConfigError
 from mappa.report.credit import break_even, rho2_outcome
+from mappa.report.health import drift
 
 DRAWS = 4000
 
@@ -32,6 +33,8 @@ class Run:
     """Played in an epoch."""
     lens: dict[str, Any] | None
     """`held_out` and `rewards`, see `callbacks.lens`; None of a run without one."""
+    training: tuple[tuple[float, float], ...]
+    """(mean score of 0 to 10, mean grade) of each epoch's episodes."""
 
 
 def read(folder: Path) -> Run:
@@ -42,14 +45,24 @@ def read(folder: Path) -> Run:
     if not (folder / "summary.json").is_file():
         raise ConfigError(f"{folder} holds no finished run")
     summary = json.loads((folder / "summary.json").read_text())
-    made = (folder / "episodes" / "epoch=0001.jsonl").read_text().splitlines()
+    played = [_played(path) for path in sorted((folder / "episodes").glob("epoch=*.jsonl"))]
+    training = tuple(means for _, means in played if means is not None)
     files = {int(path.stem.rpartition("=")[2]): path for path in (folder / "validation").glob("*-epoch=*.jsonl")}
     epochs = tuple(sorted(files))
     scores = []
     for epoch in epochs:
         records = map(json.loads, files[epoch].read_text().splitlines())
         scores.append({record["task"]: record["score"] for record in records})
-    return Run(epochs, tuple(scores), len(made) - 1, summary.get("lens"))
+    return Run(epochs, tuple(scores), played[0][0], summary.get("lens"), training)
+
+
+def _played(path: Path) -> tuple[int, tuple[float, float] | None]:
+    """Number of episodes, and their mean score and grade where there are both."""
+    episodes = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    verdicts = [action["verdict"] for episode in episodes for action in episode["actions"]]
+    scores = [verdict["score"] for verdict in verdicts if verdict and verdict["score"] is not None]
+    grades = [episode["grade"]["score"] for episode in episodes if episode["grade"]]
+    return len(episodes), (statistics.fmean(scores), statistics.fmean(grades)) if scores and grades else None
 
 
 def matrices(runs: Sequence[Run]) -> tuple[tuple[int, ...], np.ndarray]:
@@ -114,6 +127,7 @@ def measure(arms: Sequence[str], root: Path, seeds: int) -> dict[str, dict[str, 
             "scores": scores,
             "accuracy": [crossed(scores[i]) for i in range(len(epochs))],
             "area": crossed(area(epochs, scores)),
+            "training": [run.training for run in runs],
         } | _seen([run.lens for run in runs if run.lens], seats)
     for numbers in found.values():
         alike = [other["accuracy"] for other in found.values() if other["seats"] == numbers["seats"]]
@@ -182,4 +196,20 @@ def differences(found: Mapping[str, Mapping[str, Any]]) -> str:
         gains = (crossed(numbers["scores"][-1] - other["scores"][-1]), difference(numbers, other))
         said = [f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in gains]
         lines.append(f"{arm} against {outcome_of(arm)}: {said[0]} at the end, {said[1]} over the run")
+    return "\n".join([*lines, ""])
+
+
+def partings(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Do score and grade of the training episodes part? Both in the first and in the last quarter of the epochs."""
+    lines = []
+    for arm, numbers in found.items():
+        runs = [run for run in numbers["training"] if len(run) >= 4]
+        if runs:
+            ends = [[np.mean(run[: len(run) // 4], axis=0), np.mean(run[-(len(run) // 4) :], axis=0)] for run in runs]
+            (score, grade), (last_score, last_grade) = np.mean(ends, axis=0)
+            warned = sum(any(drift(run[:end]) for end in range(1, len(run) + 1)) for run in runs)
+            lines.append(
+                f"{arm}: score {score:.2f} to {last_score:.2f}, grade {grade:.3f} to {last_grade:.3f}; "
+                f"the warning that they part came in {warned} of {len(runs)} runs"
+            )
     return "\n".join([*lines, ""])

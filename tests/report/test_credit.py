@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mappa.report.credit import break_even, rho2, rho2_outcome
-from mappa.report.lab import area, crossed, episodes_to
+from mappa.report.lab import area, crossed, episodes_to, partings
 
 
 @pytest.mark.parametrize(("agents", "p", "factor"), [(3, 0.8, 3.8), (4, 0.8, 5.8), (8, 0.8, 19.8)])
@@ -35,6 +35,20 @@ def test_a_crossed_interval_is_wider_than_one_over_problems_alone():
     assert found["high"] - found["low"] > 0.4
     same = crossed(np.tile(rng.random(200), (3, 1)))
     assert 0.06 < same["high"] - same["low"] < 0.1, "2 * 1.96 * sqrt(1/12/200) = 0.08"
+
+
+def test_a_run_in_which_score_and_grade_part_is_told():
+    same = [(5.0 + n / 10, 0.5 + n / 100) for n in range(16)]
+    parted = [(5.0 + n / 2, 0.8 - n / 20) for n in range(8)]
+    found = {
+        "4-one": {"training": [same, same]},
+        "4-two": {"training": [same[:8], parted]},
+        "4-short": {"training": [[]]},
+    }
+    assert partings(found).splitlines() == [
+        "4-one: score 5.15 to 6.35, grade 0.515 to 0.635; the warning that they part came in 0 of 2 runs",
+        "4-two: score 5.15 to 6.95, grade 0.640 to 0.520; the warning that they part came in 1 of 2 runs",
+    ]
 
 
 def test_area_and_episodes_to_a_level():
