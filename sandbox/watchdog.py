@@ -12,7 +12,7 @@ from types import MappingProxyType
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.supervisor import descendants
 from sandbox.limits import MIB
-from sandbox.live import KillReason, LiveKernel
+from sandbox.live import KillReason, LiveKernel, out_of_memory
 from sandbox.result import ExecutionStatus
 from sandbox.session import KernelSession
 from sandbox.workspace import usage
@@ -82,7 +82,7 @@ class ResourceWatchdog:
 
 def _restlessness(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
     """Code may have woken up what was to rest: that is stopped again, and there is an end to it."""
-    return _WOKEN if kernel.rest is not None and _awake(kernel) else None
+    return _WOKEN if kernel.group is None and kernel.rest is not None and _awake(kernel) else None
 
 
 def _awake(kernel: LiveKernel) -> bool:
@@ -124,8 +124,7 @@ def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
     bound = limits.total_memory_mib * MIB - _socket_bytes(processes)
     # resident sizes count shared pages once per process; the exact sum is dear, so only near the bound
     if sum(map(_resident, processes)) > bound and sum(map(proportional, processes)) > bound:
-        text = f"the code used more than {limits.total_memory_mib} MiB of memory"
-        return KillReason(ExecutionStatus.KILLED_MEMORY, text)
+        return out_of_memory(limits)
     return None
 
 

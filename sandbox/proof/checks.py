@@ -109,6 +109,10 @@ FILES = (
           "attempt(lambda: libc.shmat(P['segment'], None, 0o10000) not in (None, ctypes.c_void_p(-1).value))"),
     Check("watching-a-folder", "libc = ctypes.CDLL(None)\n"
           "attempt(lambda: libc.inotify_add_watch(libc.inotify_init(), P['folder'].encode(), 0xFFF) >= 0)"),
+    Check("control-group", "def go():\n"
+          " for name in ('cgroup.freeze', '../cgroup.procs', '../../cgroup.procs'):\n"
+          "  with contextlib.suppress(OSError): return os.open(P['group'] + '/' + name, os.O_WRONLY) > 0\n"
+          "attempt(go)", open_without=False),
     Check("other-kernels-files", "attempt(lambda: os.listdir(P['other_workspace']))", open_without=False),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from sandbox.cgroup import CONTROLLERS, Groups
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.landlock import available_abi
@@ -34,6 +35,8 @@ dnf install bubblewrap; Arch: pacman -S bubblewrap; Alpine: apk add bubblewrap).
   Docker         --security-opt seccomp=unconfined --security-opt systempaths=unconfined (or a rootless runtime)
 More in sandbox/README.md."""  # noqa: E501
 
+_DELEGATION = "systemd-run --user --scope -p Delegate=yes COMMAND (root: without --user)"
+
 
 async def doctor() -> int:
     """Start one kernel of every kind."""
@@ -48,6 +51,14 @@ async def doctor() -> int:
                 print(f"{level:10} {'works' if works else 'FAILS':6} {describe(level)}")
         except SandboxUnavailableError as error:
             print(f"{level:10} {'no':6} {error}")
+    try:
+        groups = Groups()
+    except OSError as error:
+        print(f"{'groups':10} {'no':6} {error}; to have them: {_DELEGATION}")
+    else:
+        groups.close()
+        more = "" if len(groups.controllers) == len(CONTROLLERS) else f"; for {', '.join(CONTROLLERS)}: {_DELEGATION}"
+        print(f"{'groups':10} {'works':6} {groups.describe()}{more}")
     print(f"\nBest level here: {best}.")
     if best is not IsolationLevel.NAMESPACE:
         print(_HINTS)

@@ -88,6 +88,7 @@ TABLE = (
     Row("SysV and POSIX shared memory, inotify, renice of a user", "own namespaces", "seccomp", "**open**", _all(*_SHARED)),
     Row("/proc of other processes, signals to them", "no such processes", "denied", "**open**",
         _but(PROCESSES, *_OWN, "renice-a-user") + _all("secret-environment-of-others", "processes-of-others")),
+    Row("its own control group: to thaw, to leave", "not mounted", "denied by Landlock", "**open**", _all("control-group")),
     Row("TCP, UDP, DNS, raw, vsock; unix sockets by path or name", "empty network", "no sockets, no connect", "**open**",
         _but(NETWORK)),
     Row("namespaces, mounts, ptrace, bpf, keyrings, io_uring, perf", "seccomp", "seccomp", "**open**", SYSCALLS),
@@ -96,7 +97,7 @@ TABLE = (
     Row("names, sizes and existence of files (`stat`)", "not mounted", "**visible**, contents are not", "**visible**", (EXISTENCE,)),
     Row("system files under /usr and a few of /etc", "**/usr is readable**", "**readable**", "**readable**"),
     Row("exploits of the Linux kernel itself, side channels", "**open**", "**open**", "**open**"),
-    Row("a share of the processor", "**niceness only** (by session where the system has autogroup)", "**same**", "**same**"),
+    Row("a share of the processor", "**niceness only**, by session where the system has autogroup, by kernel with control groups", "**same**", "**same**"),
 )  # fmt: skip
 
 
