@@ -89,7 +89,7 @@ def test_as_many_tasks_as_the_group_may_have(groups):
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         group.add(process.pid)
         process.communicate(b"\n")
-    assert Path(f"{group.path}/pids.peak").read_text() == "8\n"
+    assert "max 0" not in Path(f"{group.path}/pids.events").read_text().splitlines()
     group.kill()
     group.remove()
 
@@ -144,7 +144,8 @@ IN_A_GROUP = """
 import json, os, signal, subprocess, sys
 from sandbox.cgroup import Groups, own_group
 def own(): return own_group(open("/proc/self/cgroup").read(), open("/proc/self/mountinfo").read())
-with open(sys.argv[1] + "/cgroup.procs", "w") as file: file.write("0")
+leaf = sys.argv[1] + "/mappa-trainer"  # a group whose controllers are shared out takes no process
+with open((leaf if os.path.exists(leaf) else sys.argv[1]) + "/cgroup.procs", "w") as file: file.write("0")
 if sys.argv[2] == "stranger": subprocess.run(["setsid", "--fork", "sleep", "60"], stdout=subprocess.DEVNULL)
 groups = Groups()
 again = Groups()
