@@ -67,7 +67,7 @@ TABLE = (
         shown_by=_all("bomb-forks", "bomb-threads")),
     Row("disk: size, number, depth, deleted, mapped and locked files", "file systems of their own, sized",
         "counted, killed", "**descriptors on their way are not seen**", _all("disk-*", "files-deep-folders", "files-full-then-dead")),
-    Row("/tmp and /dev/shm", "private, sized", "own folder, counted; no /dev/shm", "**/dev/shm is everybody's**",
+    Row("/tmp and /dev/shm", "private, sized", "own folder, counted; /dev/shm private, sized, where root may mount, else none", "**/dev/shm is everybody's**",
         _all("bomb-shared-memory-files", "shared-memory-file")),
     Row("output and message floods, forged messages", "bounded, killed", shown_by=_all("output-*", "flood-*")),
     Row("the trainer: hung, flooded, crashed, its memory, a neighbour's answers", "nothing is noticed",
