@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from sandbox.cgroup import Group
 from sandbox.channels import Channels
 from sandbox.errors import KernelStartError
-from sandbox.kernel.supervisor import descendants
+from sandbox.kernel.supervisor import children, descendants
 from sandbox.limits import ResourceLimits
 from sandbox.provisioners.choice import Choice
 from sandbox.provisioners.forkserver import exit_seen, process_of, wait_readable
-from sandbox.provisioners.levels import children
 from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import ExecutionStatus
 from sandbox.workspace import tail

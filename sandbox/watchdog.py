@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator
 
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.supervisor import descendants
@@ -61,7 +60,7 @@ class ResourceWatchdog:
     @staticmethod
     async def _watch(session: KernelSession, look: Look) -> None:
         kernel = session.kernel
-        if kernel is None or not kernel.alive() or kernel.way.level in _UNSEEN.get(look, ()):
+        if kernel is None or not kernel.alive():
             return
         rest = kernel.rest
         if rest is not None and rest.seen[look] >= _LOOKS_AT_REST:
@@ -129,6 +128,8 @@ def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
 
 
 def _disk_excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
+    if kernel.way.level is IsolationLevel.NAMESPACE:  # its file systems are bounded themselves
+        return None
     limits = session.limits
     bound = limits.workspace_mib * MIB
     size, entries = usage(session.folder, bound, limits.workspace_files)
@@ -165,10 +166,6 @@ def _mapped(pid: int, place: bytes, largest: int) -> int:
     with contextlib.suppress(OSError):
         return os.stat(f"/proc/{pid}/map_files/{first:x}-{last:x}").st_blocks * 512
     return largest // 8
-
-
-_UNSEEN: Mapping[Look, tuple[IsolationLevel, ...]] = MappingProxyType({_disk_excess: (IsolationLevel.NAMESPACE,)})
-"""The file systems of a namespace are bounded themselves."""
 
 
 def _socket_bytes(processes: list[int]) -> int:

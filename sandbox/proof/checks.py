@@ -59,26 +59,19 @@ def _call(name: str, x86_64: int, *arguments: str, open_without: bool = True) ->
     return Check(f"syscall-{name}", code, open_without)
 
 
+_LOOK = """
+import glob
+def look():
+    for path in glob.glob('/proc/[0-9]*/{name}'):
+        with contextlib.suppress(OSError):
+            if P['marker'].encode() in open(path, 'rb').read(): return path
+attempt(look)
+"""
+
 FILES = (
     Check("secret-environment", "attempt(lambda: P['marker'] in repr(dict(os.environ)))", open_without=False),
-    Check(
-        "secret-environment-of-others",
-        "import glob\n"
-        "def look():\n"
-        "    for path in glob.glob('/proc/[0-9]*/environ'):\n"
-        "        with contextlib.suppress(OSError):\n"
-        "            if P['marker'].encode() in open(path, 'rb').read(): return path\n"
-        "attempt(look)",
-    ),
-    Check(
-        "processes-of-others",
-        "import glob\n"
-        "def look():\n"
-        "    for path in glob.glob('/proc/[0-9]*/cmdline'):\n"
-        "        with contextlib.suppress(OSError):\n"
-        "            if P['marker'].encode() in open(path, 'rb').read(): return path\n"
-        "attempt(look)",
-    ),
+    Check("secret-environment-of-others", _LOOK.format(name="environ")),
+    Check("processes-of-others", _LOOK.format(name="cmdline")),
     Check("secret-file", "attempt(lambda: open(P['secret']).read())"),
     Check("secret-folder-listing", "attempt(lambda: os.listdir(P['folder']))"),
     Check("secret-through-symlink", "os.symlink(P['secret'], 's')\nattempt(lambda: open('s').read())"),

@@ -169,11 +169,6 @@ async def bench(level: str, kernels: int) -> int:
             began = time.perf_counter()
             await asyncio.gather(*(session.execute("import time; time.sleep(2)") for session in sessions))
             print(f"all sleep 2 s at once: {time.perf_counter() - began:.2f} s")
-            began = time.perf_counter()
-            await asyncio.gather(*(_ten(session) for session in sessions))
-            print(f"executions over all: {10 * kernels / (time.perf_counter() - began):.0f} per second")
-            began = time.perf_counter()
-        print(f"all closed: {time.perf_counter() - began:.2f} s")
     async with KernelPool(level=level, warm=1, preload=(), allow_unsafe=True) as pool:
         began = time.perf_counter()
         async with pool.session():
@@ -187,11 +182,6 @@ async def _seconds(session: KernelSession, code: str) -> float:
     if not result.ok:
         raise SystemExit(result.to_text())
     return time.perf_counter() - began
-
-
-async def _ten(session: KernelSession) -> None:
-    for _ in range(10):
-        await _seconds(session, "1 + 1")
 
 
 @contextlib.asynccontextmanager
