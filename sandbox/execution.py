@@ -6,9 +6,10 @@ import signal
 import time
 from typing import Any
 
+from sandbox.kernel.text import HeadTail, head_tail
 from sandbox.limits import ResourceLimits
 from sandbox.live import DIED, KillReason, LiveKernel
-from sandbox.result import ExecutionStatus, HeadTail, clean, head_tail
+from sandbox.result import ExecutionStatus, clean
 
 _CLOSING_SECONDS = 2.0
 
