@@ -185,20 +185,20 @@ class LiveKernel:
                 self.yields = True  # there is no such thing here, and niceness counts process by process
 
     async def kill(self, reason: KillReason) -> None:
-        """End all its processes, bounded in time; the first reason is kept, unless memory was."""
+        """End all its processes, bounded in time; the first reason is kept. Whoever died of its memory is told so."""
         if self.kill_reason is None and self.group is not None and self.group.out_of_memory():
             reason = out_of_memory(self.spec.limits)
         self.kill_reason = self.kill_reason or reason
-        if self._pidfd is None:
-            return
         if self.group is not None:
             self.group.kill()
+        if not self.alive():
+            return
         self.way.begin_kill(self.pid)
-        if not await wait_readable(self._pidfd, self.way.kill_seconds):
+        if not await wait_readable(self.pidfd, self.way.kill_seconds):
             for pid in (*descendants(self.pid), self.pid):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            await wait_readable(self._pidfd, _LAST_SECONDS)
+            await wait_readable(self.pidfd, _LAST_SECONDS)
 
     async def close(self) -> None:
         """Kill, close the channels, remove what it leaves. May be called again."""
@@ -212,7 +212,7 @@ class LiveKernel:
         if self.storage is not None:
             os.close(self.storage)
             self.storage = None
-        if self.group is not None:
-            await asyncio.to_thread(self.group.remove)
-            self.group = None
+        group, self.group = self.group, None
+        if group is not None:
+            await asyncio.to_thread(group.remove)
         await asyncio.to_thread(self.way.clean, self.spec)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from sandbox.limits import ResourceLimits
 
 LIMITS = ResourceLimits(
-    interrupt_seconds=1.0,
     process_memory_mib=700,
     total_memory_mib=900,
     processes=96,
