@@ -140,7 +140,7 @@ DISK = (
     ),
     Attack(
         "beyond-the-longest-path",
-        "import os, time\nfor i in range(1500): os.mkdir('d' * 9); os.chdir('d' * 9)\n"
+        "import os, time\nfor i in range(500): os.mkdir('d' * 9); os.chdir('d' * 9)\n"
         "for i in range(40): open(str(i), 'wb').write(bytes(10 << 20))\ntime.sleep(60)",
         {"killed_disk", "error"},
     ),
