@@ -106,7 +106,8 @@ class Groups:
 
     def describe(self) -> str:
         """What of it is used, in half a line."""
-        return f"control groups (freezing, killing{''.join(f', {name}' for name in self.controllers)})"
+        killing = ["killing"] if os.path.exists(f"{self.path}/cgroup.kill") else []
+        return f"control groups ({', '.join(['freezing', *killing, *self.controllers])})"
 
     def make(self, name: str, limits: ResourceLimits) -> Group:
         """A group for one kernel. Raises OSError."""

@@ -56,9 +56,9 @@ async def doctor() -> int:
     except OSError as error:
         print(f"{'groups':10} {'no':6} {error}; to have them: {_DELEGATION}")
     else:
-        groups.close()
         more = "" if len(groups.controllers) == len(CONTROLLERS) else f"; for {', '.join(CONTROLLERS)}: {_DELEGATION}"
         print(f"{'groups':10} {'works':6} {groups.describe()}{more}")
+        groups.close()
     print(f"\nBest level here: {best}.")
     if best is not IsolationLevel.NAMESPACE:
         print(_HINTS)
