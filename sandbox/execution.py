@@ -6,12 +6,12 @@ import signal
 import time
 from typing import Any
 
+from sandbox.kernel.text import HeadTail, head_tail
 from sandbox.limits import ResourceLimits
-from sandbox.live import KillReason, LiveKernel
-from sandbox.result import ExecutionStatus, HeadTail, clean, head_tail
+from sandbox.live import DIED, KillReason, LiveKernel
+from sandbox.result import ExecutionStatus, clean
 
 _CLOSING_SECONDS = 2.0
-_DEATH = KillReason(ExecutionStatus.DIED, "the kernel died while running the code")
 
 
 class Execution:
@@ -82,7 +82,7 @@ class Execution:
             text = "the code produced far more output than can be taken"
             await self._kernel.kill(KillReason(ExecutionStatus.KILLED_OUTPUT, text))
         elif received is None and channels.over:
-            await self._kernel.kill(_DEATH)
+            await self._kernel.kill(DIED)
         elif received is not None:
             connection, message = received
             parent, kind = message["parent_header"].get("msg_id"), message["msg_type"]

@@ -11,12 +11,13 @@ import signal
 from collections import Counter
 from dataclasses import dataclass, field
 
+from sandbox.cgroup import Group
 from sandbox.channels import Channels
 from sandbox.errors import KernelStartError
-from sandbox.kernel.supervisor import descendants
+from sandbox.kernel.supervisor import children, descendants
+from sandbox.limits import ResourceLimits
 from sandbox.provisioners.choice import Choice
 from sandbox.provisioners.forkserver import exit_seen, process_of, wait_readable
-from sandbox.provisioners.levels import children
 from sandbox.provisioners.spec import LaunchSpec
 from sandbox.result import ExecutionStatus
 from sandbox.workspace import tail
@@ -34,7 +35,14 @@ class KillReason:
 
 
 CLOSED = KillReason(ExecutionStatus.DIED, "the session was closed")
+DIED = KillReason(ExecutionStatus.DIED, "the kernel died while running the code")
 CANCELLED = KillReason(ExecutionStatus.DIED, "the execution was cancelled")
+
+
+def out_of_memory(limits: ResourceLimits) -> KillReason:
+    """Who uses more than the limit is told so."""
+    text = f"the code used more than {limits.total_memory_mib} MiB of memory"
+    return KillReason(ExecutionStatus.KILLED_MEMORY, text)
 
 
 @dataclass
@@ -70,7 +78,9 @@ class LiveKernel:
         """The launched process, ancestor of all others; 0 = none yet."""
         self.storage: int | None = None
         """Descriptor of the folder that holds `ws`, the workspace, and the kernel's `run` folder."""
-        self._server = choice.forkserver
+        self.group: Group | None = None
+        """Of the process that runs the code, and all it starts; None where groups cannot be had."""
+        self._server, self._groups = choice.forkserver, choice.groups
         self._pidfd: int | None = None
         self._kernel_pid: int | None = None
         self._channels: Channels | None = None
@@ -93,7 +103,7 @@ class LiveKernel:
                 await self._channels.open(run)
             finally:
                 os.close(run)
-            self.kernel_pid()
+            self._join_group(self.kernel_pid())
         except BaseException as error:
             log = "" if self.storage is None else tail(self.storage, f"{self.spec.run}/kernel.log")
             log = log or self._server.log()
@@ -127,6 +137,11 @@ class LiveKernel:
             self._kernel_pid = below[0] if below else None
         return self._kernel_pid
 
+    def _join_group(self, pid: int | None) -> None:
+        if self._groups is not None and pid is not None:
+            self.group = self._groups.make(f"{self.spec.slot}-{self.spec.generation}", self.spec.limits)
+            self.group.add(pid)
+
     def signal(self, signum: int) -> None:
         """To the kernel itself, wherever it sits."""
         pid = self.kernel_pid()
@@ -135,10 +150,13 @@ class LiveKernel:
                 os.kill(pid, signum)
 
     def freeze(self, frozen: bool) -> None:
-        """Stop or continue everything below the guardians; repeated, since a fork may race."""
+        """Stop or continue everything below the guardians; where there is no group repeated, since a fork may race."""
         if not self.alive():
             return
         self.rest = (self.rest or Rest()) if frozen else None
+        if self.group is not None:
+            self.group.freeze(frozen)
+            return
         top = self.way.guardians(self.pid)[-1]
         known: set[int] = set()
         for _ in range(8):
@@ -167,16 +185,20 @@ class LiveKernel:
                 self.yields = True  # there is no such thing here, and niceness counts process by process
 
     async def kill(self, reason: KillReason) -> None:
-        """End all its processes, bounded in time; the first reason given is kept."""
+        """End all its processes, bounded in time; the first reason is kept. Whoever died of its memory is told so."""
+        if self.kill_reason is None and self.group is not None and self.group.out_of_memory():
+            reason = out_of_memory(self.spec.limits)
         self.kill_reason = self.kill_reason or reason
-        if self._pidfd is None:
+        if self.group is not None:
+            self.group.kill()
+        if not self.alive():
             return
         self.way.begin_kill(self.pid)
-        if not await wait_readable(self._pidfd, self.way.kill_seconds):
+        if not await wait_readable(self.pidfd, self.way.kill_seconds):
             for pid in (*descendants(self.pid), self.pid):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            await wait_readable(self._pidfd, _LAST_SECONDS)
+            await wait_readable(self.pidfd, _LAST_SECONDS)
 
     async def close(self) -> None:
         """Kill, close the channels, remove what it leaves. May be called again."""
@@ -190,4 +212,7 @@ class LiveKernel:
         if self.storage is not None:
             os.close(self.storage)
             self.storage = None
+        group, self.group = self.group, None
+        if group is not None:
+            await asyncio.to_thread(group.remove)
         await asyncio.to_thread(self.way.clean, self.spec)

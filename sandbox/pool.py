@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from sandbox.cgroup import Groups
 from sandbox.errors import KernelStartError, SandboxError
 from sandbox.folder import PoolFolder, sweep
 from sandbox.isolation import IsolationLevel
@@ -78,6 +79,7 @@ class KernelPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._choice: Choice | None = None
         self._folder: PoolFolder | None = None
+        self._groups: Groups | None = None
         self._watchdog: ResourceWatchdog | None = None
         self._closed = False
 
@@ -97,6 +99,8 @@ class KernelPool:
         self._starts = asyncio.Semaphore(self._start_concurrency)
         self._folder = PoolFolder(self._base_dir)
         await asyncio.to_thread(sweep, self._folder.base)
+        with contextlib.suppress(OSError):  # `doctor` says why
+            self._groups = await asyncio.to_thread(Groups)
         reasons: list[str] = []
         try:
             for candidate in self._candidates:
@@ -105,7 +109,7 @@ class KernelPool:
                     reasons.append(f"{candidate}: {refused}")
                     continue
                 try:
-                    self._choice = await prepare(candidate, self._folder.path, self._preload)
+                    self._choice = await prepare(candidate, self._folder.path, self._preload, self._groups)
                     self._ready.append(await self._open())
                     break
                 except (KernelStartError, OSError) as error:
@@ -136,6 +140,9 @@ class KernelPool:
         self._ready.clear()
         await asyncio.gather(*(session.close() for session in sessions))
         await self._drop_choice()
+        if self._groups is not None:
+            await asyncio.to_thread(self._groups.close)
+            self._groups = None
         if self._folder is not None:
             await asyncio.to_thread(self._folder.close)
             self._folder = None

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sandbox.kernel.text import head_tail
+
 DEFAULT_TEXT_CHARS = 10_000
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?|\r\n")
@@ -44,39 +46,6 @@ class ExecutionStatus(StrEnum):
     def lost_kernel(self) -> bool:
         """Whether variables were lost."""
         return self not in (ExecutionStatus.OK, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT)
-
-
-def head_tail(text: str, limit: int) -> str:
-    """`text` if it has at most `limit` characters, else its two ends and a count of what lay between."""
-    if len(text) <= limit:
-        return text
-    half = max(limit // 2, 0)
-    return f"{text[:half]}\n... [{len(text) - 2 * half} characters omitted] ...\n{text[len(text) - half :]}"
-
-
-class HeadTail:
-    """Accumulates text in bounded memory: the first and the last half of `limit` characters, and a count."""
-
-    def __init__(self, limit: int) -> None:
-        self._half = max(limit // 2, 1)
-        self._head: list[str] = []
-        self._room = self._half
-        self._tail = ""
-        self.omitted = 0
-
-    def add(self, text: str) -> None:
-        """Append `text`."""
-        if self._room:
-            self._head.append(text[: self._room])
-            text, self._room = text[self._room :], max(self._room - len(text), 0)
-        tail = self._tail + text
-        self.omitted += max(len(tail) - self._half, 0)
-        self._tail = tail[-self._half :]
-
-    def text(self) -> str:
-        """What was kept."""
-        gap = f"\n... [{self.omitted} characters omitted] ...\n" if self.omitted else ""
-        return "".join(self._head) + gap + self._tail
 
 
 @dataclass(frozen=True)

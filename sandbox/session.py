@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sandbox.errors import KernelStartError, SandboxError
 from sandbox.execution import Execution
 from sandbox.limits import ResourceLimits
-from sandbox.live import CANCELLED, KillReason, LiveKernel
+from sandbox.live import CANCELLED, DIED, LiveKernel
 from sandbox.result import DEFAULT_TEXT_CHARS, ExecutionResult, ExecutionStatus
 from sandbox.workspace import Workspace, remove_tree
 
@@ -119,6 +119,8 @@ class KernelSession:
         kernel.freeze(False)
         try:
             await run.run(code)
+            if not kernel.alive():
+                await kernel.kill(DIED)
         except asyncio.CancelledError:
             await asyncio.shield(kernel.kill(CANCELLED))
             raise
@@ -128,8 +130,6 @@ class KernelSession:
 
     def _judge(self, run: Execution, kernel: LiveKernel, seconds: float) -> tuple[ExecutionStatus, str]:
         reason = kernel.kill_reason
-        if reason is None and not kernel.alive():
-            reason = KillReason(ExecutionStatus.DIED, "the kernel died while running the code")
         if reason is not None:
             self._counters.timeouts += reason.status is ExecutionStatus.KILLED_TIMEOUT
             return reason.status, f"{reason.text}; {_LOST}"

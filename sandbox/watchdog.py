@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator
 
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.supervisor import descendants
 from sandbox.limits import MIB
-from sandbox.live import KillReason, LiveKernel
+from sandbox.live import KillReason, LiveKernel, out_of_memory
 from sandbox.result import ExecutionStatus
 from sandbox.session import KernelSession
 from sandbox.workspace import usage
@@ -61,7 +60,7 @@ class ResourceWatchdog:
     @staticmethod
     async def _watch(session: KernelSession, look: Look) -> None:
         kernel = session.kernel
-        if kernel is None or not kernel.alive() or kernel.way.level in _UNSEEN.get(look, ()):
+        if kernel is None or not kernel.alive():
             return
         rest = kernel.rest
         if rest is not None and rest.seen[look] >= _LOOKS_AT_REST:
@@ -82,7 +81,7 @@ class ResourceWatchdog:
 
 def _restlessness(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
     """Code may have woken up what was to rest: that is stopped again, and there is an end to it."""
-    return _WOKEN if kernel.rest is not None and _awake(kernel) else None
+    return _WOKEN if kernel.group is None and kernel.rest is not None and _awake(kernel) else None
 
 
 def _awake(kernel: LiveKernel) -> bool:
@@ -124,12 +123,13 @@ def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
     bound = limits.total_memory_mib * MIB - _socket_bytes(processes)
     # resident sizes count shared pages once per process; the exact sum is dear, so only near the bound
     if sum(map(_resident, processes)) > bound and sum(map(proportional, processes)) > bound:
-        text = f"the code used more than {limits.total_memory_mib} MiB of memory"
-        return KillReason(ExecutionStatus.KILLED_MEMORY, text)
+        return out_of_memory(limits)
     return None
 
 
 def _disk_excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
+    if kernel.way.level is IsolationLevel.NAMESPACE:  # its file systems are bounded themselves
+        return None
     limits = session.limits
     bound = limits.workspace_mib * MIB
     size, entries = usage(session.folder, bound, limits.workspace_files)
@@ -166,10 +166,6 @@ def _mapped(pid: int, place: bytes, largest: int) -> int:
     with contextlib.suppress(OSError):
         return os.stat(f"/proc/{pid}/map_files/{first:x}-{last:x}").st_blocks * 512
     return largest // 8
-
-
-_UNSEEN: Mapping[Look, tuple[IsolationLevel, ...]] = MappingProxyType({_disk_excess: (IsolationLevel.NAMESPACE,)})
-"""The file systems of a namespace are bounded themselves."""
 
 
 def _socket_bytes(processes: list[int]) -> int:

@@ -51,7 +51,7 @@ class SandboxShell(ZMQInteractiveShell):
         arguments = getattr(value, "args", ())
         if isinstance(arguments, tuple) and any(isinstance(x, str) for x in arguments):
             with contextlib.suppress(Exception):
-                value.args = tuple(clip(x, BoundedOutStream.keep) if isinstance(x, str) else x for x in arguments)
+                value.args = tuple(clip(x, BoundedOutStream.limit // 2) if isinstance(x, str) else x for x in arguments)
         super().showtraceback(exc_tuple, *args, **kwargs)
 
     def ask_exit(self) -> None:
@@ -137,7 +137,7 @@ def _config(policy: KernelPolicy) -> Config:
 
 def run(policy: KernelPolicy) -> None:
     """Serve the connection file of `policy` until told to stop."""
-    BoundedOutStream.keep = policy.output_chars // 2
+    BoundedOutStream.limit = policy.output_chars
     BoundedSession.text_chars = policy.output_chars
     BoundedSession.folder = policy.working_dir
     os.chdir(policy.working_dir)

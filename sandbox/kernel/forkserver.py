@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from . import libc, storage
 from .hardening import harden
-from .namespaces import enter_namespaces
+from .namespaces import SHM, enter_namespaces, mount_shared_memory
 from .policy import KernelPolicy
 from .supervisor import supervise
 
@@ -84,6 +84,8 @@ def _child(order: str, server: int, namespaces: bool) -> NoReturn:
             sys.modules["numpy"].random.seed()
         os.environ.clear()
         os.environ.update(policy.environment)
+        if policy.landlock == "require" and mount_shared_memory(policy):
+            policy.writable.append(SHM)
         if policy.supervise:
             supervise(server, policy.uid)
         harden(policy)

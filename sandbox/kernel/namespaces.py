@@ -15,6 +15,7 @@ from . import libc
 from .policy import KernelPolicy
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+SHM = "/dev/shm"
 _TMPFS = libc.MS_NOSUID | libc.MS_NODEV
 
 
@@ -41,6 +42,21 @@ def enter_namespaces(policy: KernelPolicy) -> None:
         _wait_for(kernel)
 
 
+def mount_shared_memory(policy: KernelPolicy) -> bool:
+    """A sized /dev/shm for this process and all below it, who share the rest with the host; whether that is allowed."""
+    try:
+        libc.unshare(libc.CLONE_NEWNS)
+        libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
+        libc.mount("tmpfs", SHM, "tmpfs", _TMPFS, _size(policy))
+    except OSError:
+        return False
+    return True
+
+
+def _size(policy: KernelPolicy) -> str:
+    return f"mode=1777,size={policy.tmp_bytes},nr_inodes={policy.tmp_files}"
+
+
 def _unshare(policy: KernelPolicy) -> None:
     flags = libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWNET | libc.CLONE_NEWUTS
     if policy.uid is not None:
@@ -54,8 +70,7 @@ def _unshare(policy: KernelPolicy) -> None:
 def _mount(policy: KernelPolicy) -> None:
     libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
     kept = [(root, os.open(root, os.O_PATH)) for root in policy.visible_roots]
-    size = f"mode=1777,size={policy.tmp_bytes},nr_inodes={policy.tmp_files}"
-    libc.mount("tmpfs", "/tmp", "tmpfs", _TMPFS, size)
+    libc.mount("tmpfs", "/tmp", "tmpfs", _TMPFS, _size(policy))
     for root, fd in kept:
         os.makedirs(os.path.dirname(root), 0o755, exist_ok=True)
         if stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -64,7 +79,7 @@ def _mount(policy: KernelPolicy) -> None:
             os.close(os.open(root, os.O_CREAT | os.O_RDONLY, 0o644))
         libc.mount(f"/proc/self/fd/{fd}", root, flags=libc.MS_BIND)
         os.close(fd)
-    libc.mount("tmpfs", "/dev/shm", "tmpfs", _TMPFS, size)
+    libc.mount("tmpfs", SHM, "tmpfs", _TMPFS, _size(policy))
     for source, target in policy.mounts.items():
         libc.mount(source, target, flags=libc.MS_BIND)
     libc.mount("/dev/full", "/dev/zero", flags=libc.MS_BIND)  # reads the same, and gives no memory that nobody counts

@@ -16,26 +16,22 @@ from typing import Any
 from ipykernel.iostream import OutStream
 from jupyter_client.session import Session
 
+from .text import HeadTail, head_tail
+
 
 class BoundedOutStream(OutStream):
-    """Sends the first `keep` characters of an execution as they come, keeps the last `keep`, counts the rest.
+    """Sends the first half of `limit` characters of an execution as they come, keeps the last half, counts the rest.
 
-    `keep` is set once, before the streams are made.
+    `limit` is set once, before the streams are made.
     """
 
-    keep = 100_000
+    limit = 200_000
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As OutStream, which makes these itself."""
         self._kernel_pid = os.getpid()
-        self._begin()
+        self._kept = HeadTail(self.limit)
         super().__init__(*args, **kwargs)
-
-    def _begin(self) -> None:
-        self._room = self.keep
-        self._tail: list[str] = []
-        self._tail_chars = 0
-        self._omitted = 0
 
     def write(self, string: str) -> int:
         """As OutStream; in a forked child straight to the (captured) file descriptor."""
@@ -46,32 +42,15 @@ class BoundedOutStream(OutStream):
             while data:
                 data = data[os.write(1 if self.name == "stdout" else 2, data) :]
             return len(string)
-        head = min(self._room, len(string))
-        if head:
-            super().write(string[:head])
-            self._room -= head
-        if head < len(string):
-            start = max(head, len(string) - self.keep)  # a slice of the rest would copy a gigabyte
-            self._tail.append(string[start:])
-            self._tail_chars += len(string) - start
-            self._omitted += start - head
-            if self._tail_chars > 4 * self.keep or len(self._tail) > 4096:
-                self._compact()
+        if head := self._kept.add(string):
+            super().write(head)
         return len(string)
-
-    def _compact(self) -> None:
-        text = "".join(self._tail)
-        self._omitted += max(len(text) - self.keep, 0)
-        self._tail = [text[-self.keep :]]
-        self._tail_chars = len(self._tail[0])
 
     def end_execution(self) -> None:
         """Send the tail and start counting anew."""
-        if self._tail:
-            self._compact()
-            gap = f"\n... [{self._omitted} characters omitted] ...\n" if self._omitted else ""
-            super().write(gap + self._tail[0])
-        self._begin()
+        if rest := self._kept.rest():
+            super().write(rest)
+        self._kept = HeadTail(self.limit)
         self.flush()
 
     def flush(self) -> None:
@@ -114,10 +93,7 @@ def clip(value: Any, limit: int) -> Any:
     if isinstance(value, str):
         if not value.isascii():  # a lone surrogate would make the packer lose the whole message
             value = value.encode("utf-8", "replace").decode("utf-8")
-        if len(value) <= limit:
-            return value
-        half = limit // 2
-        return f"{value[:half]}\n... [{len(value) - 2 * half} characters omitted] ...\n{value[-half:]}"
+        return head_tail(value, limit)
     if isinstance(value, dict):
         return {key: clip(item, limit) for key, item in list(value.items())[:64]}
     if isinstance(value, (list, tuple)):

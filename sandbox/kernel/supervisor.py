@@ -103,11 +103,17 @@ def descendants(pid: int) -> list[int]:
     found: list[int] = []
     queue = [pid]
     while queue:
-        folder = f"/proc/{queue.pop()}/task"
-        with contextlib.suppress(OSError):
-            for task in os.listdir(folder):
-                with contextlib.suppress(OSError), open(f"{folder}/{task}/children", encoding="ascii") as file:
-                    below = [int(child) for child in file.read().split()]
-                    found += below
-                    queue += below
+        below = children(queue.pop())
+        found += below
+        queue += below
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process; empty once it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
     return found

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from sandbox.limits import ResourceLimits
 
 LIMITS = ResourceLimits(
-    interrupt_seconds=1.0,
     process_memory_mib=700,
     total_memory_mib=900,
     processes=96,
@@ -35,18 +34,9 @@ class Attack:
 
 LOOPS = (
     Attack("python", "while True: pass", {"timeout"}, 0.5),
-    Attack("sleep", "import time; time.sleep(1000)", {"timeout"}, 0.5),
-    Attack(
-        "swallowing-interrupts",
-        "while True:\n try:\n  for i in range(10**12): x = i\n except BaseException: continue",
-        STOPPED,
-        0.5,
-    ),
-    Attack("regular-expression", "import re; re.match('(a+)+$', 'a' * 40 + 'b')", STOPPED, 0.5),
     Attack(
         "c-call", "import collections, itertools; collections.deque(itertools.repeat(0), 0)", {"killed_timeout"}, 0.5
     ),
-    Attack("c-arithmetic", "7 ** (10 ** 8)", STOPPED, 0.5),
     Attack(
         "ignoring-sigint", "import signal; signal.signal(2, signal.SIG_IGN)\nwhile True: pass", {"killed_timeout"}, 0.5
     ),
@@ -74,11 +64,6 @@ BOMBS = (
         "import os, time\nfor _ in range(8):\n if os.fork() == 0:\n  x = bytearray(b'x' * (250 << 20))\n"
         "  time.sleep(60)\ntime.sleep(60)",
         KILLED,
-    ),
-    Attack(
-        "shared-mappings",
-        "import mmap, time\nm = mmap.mmap(-1, 2000 << 20)\nfor i in range(0, len(m), 4096): m[i] = 1\ntime.sleep(60)",
-        KILLED | {"error"},
     ),
     Attack(
         "shared-memory-files",
@@ -112,18 +97,11 @@ BOMBS = (
         20.0,
     ),
     Attack(
-        "recursion",
-        "import sys; sys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)",
-        {"error"} | STOPPED | KILLED,
-        2.0,
-    ),
-    Attack(
         "recursion-in-c",
         "import sys; sys.setrecursionlimit(10**9)\ndef f(_): return sorted([0], key=f)\nf(0)",
         {"error"} | STOPPED | KILLED,
         5.0,
     ),
-    Attack("exponential-string", "'x' * 10**11", {"error"}, says="MemoryError"),
 )
 DISK = (
     Attack("one-file", "open('big', 'wb').write(bytes(60 << 20))", {"error"}, says="File too large"),
@@ -162,7 +140,7 @@ DISK = (
     ),
     Attack(
         "beyond-the-longest-path",
-        "import os, time\nfor i in range(1500): os.mkdir('d' * 9); os.chdir('d' * 9)\n"
+        "import os, time\nfor i in range(500): os.mkdir('d' * 9); os.chdir('d' * 9)\n"
         "for i in range(40): open(str(i), 'wb').write(bytes(10 << 20))\ntime.sleep(60)",
         {"killed_disk", "error"},
     ),
@@ -180,15 +158,7 @@ DISK = (
 OUTPUT = (
     Attack("in-a-loop", "for i in range(1000): print('x' * 10**6)", {"ok"}, 60.0, "characters omitted"),
     Attack("at-once", "print('x' * (300 << 20))", {"ok", "error"}, 60.0, "omitted"),
-    Attack(
-        "from-a-subprocess",
-        "import subprocess; subprocess.run('yes xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx | head -c 1000000000', shell=True)",
-        {"ok"},
-        120.0,
-        "characters omitted",
-    ),
     Attack("to-a-descriptor", "import os\nfor i in range(200): os.write(2, b'y' * 10**6)", {"ok"}, 60.0, "omitted"),
-    Attack("in-a-repr", "class R:\n def __repr__(self): return 'r' * (100 << 20)\nR()", {"ok"}, 60.0, "omitted"),
     Attack("in-an-exception", "raise ValueError('e' * (50 << 20))", {"error"}, 60.0, "omitted"),
     Attack("many-small-ones", "for i in range(300_000): print(i)", {"ok"}, 60.0, "299999"),
     Attack(
@@ -204,11 +174,6 @@ FLOODS = (
         KERNEL + "while True: k.session.send(k.iopub_socket, 'stream', {'name': 'stdout', 'text': 'f' * 10**6})",
         {"killed_output"} | STOPPED | KILLED,
         5.0,
-    ),
-    Attack(
-        "frames",
-        KERNEL + "import time\nfor i in range(64): k.iopub_thread.send_multipart([b'x' * 3_000_000]); time.sleep(0.01)",
-        {"killed_output"},
     ),
     Attack(
         "too-large-a-message",
@@ -236,7 +201,6 @@ FLOODS = (
 DEATHS = (
     Attack("exit-now", "import os; os._exit(0)", {"died"}),
     Attack("segfault", "import ctypes; ctypes.string_at(0)", {"died"}),
-    Attack("abort", "import os; os.abort()", {"died"}),
     Attack("sigkill", "import os; os.kill(os.getpid(), 9)", {"died"}),
     Attack("exit", "exit()", {"ok", "died"}),
     Attack("system-exit", "raise SystemExit(3)", {"error"}),
@@ -336,9 +300,6 @@ FILES = (
         "import os\ntry:\n while True: open(os.urandom(4).hex(), 'wb').write(bytes(1 << 20))\n"
         "except OSError: os._exit(1)",
         {"died", "killed_disk"},
-    ),
-    Attack(
-        "deep-folders", "import os\nfor i in range(2000): os.mkdir('d'); os.chdir('d')", {"ok", "error", "killed_disk"}
     ),
 )
 

@@ -59,26 +59,19 @@ def _call(name: str, x86_64: int, *arguments: str, open_without: bool = True) ->
     return Check(f"syscall-{name}", code, open_without)
 
 
+_LOOK = """
+import glob
+def look():
+    for path in glob.glob('/proc/[0-9]*/{name}'):
+        with contextlib.suppress(OSError):
+            if P['marker'].encode() in open(path, 'rb').read(): return path
+attempt(look)
+"""
+
 FILES = (
     Check("secret-environment", "attempt(lambda: P['marker'] in repr(dict(os.environ)))", open_without=False),
-    Check(
-        "secret-environment-of-others",
-        "import glob\n"
-        "def look():\n"
-        "    for path in glob.glob('/proc/[0-9]*/environ'):\n"
-        "        with contextlib.suppress(OSError):\n"
-        "            if P['marker'].encode() in open(path, 'rb').read(): return path\n"
-        "attempt(look)",
-    ),
-    Check(
-        "processes-of-others",
-        "import glob\n"
-        "def look():\n"
-        "    for path in glob.glob('/proc/[0-9]*/cmdline'):\n"
-        "        with contextlib.suppress(OSError):\n"
-        "            if P['marker'].encode() in open(path, 'rb').read(): return path\n"
-        "attempt(look)",
-    ),
+    Check("secret-environment-of-others", _LOOK.format(name="environ")),
+    Check("processes-of-others", _LOOK.format(name="cmdline")),
     Check("secret-file", "attempt(lambda: open(P['secret']).read())"),
     Check("secret-folder-listing", "attempt(lambda: os.listdir(P['folder']))"),
     Check("secret-through-symlink", "os.symlink(P['secret'], 's')\nattempt(lambda: open('s').read())"),
@@ -109,6 +102,10 @@ FILES = (
           "attempt(lambda: libc.shmat(P['segment'], None, 0o10000) not in (None, ctypes.c_void_p(-1).value))"),
     Check("watching-a-folder", "libc = ctypes.CDLL(None)\n"
           "attempt(lambda: libc.inotify_add_watch(libc.inotify_init(), P['folder'].encode(), 0xFFF) >= 0)"),
+    Check("control-group", "def go():\n"
+          " for name in ('cgroup.freeze', '../cgroup.procs', '../../cgroup.procs'):\n"
+          "  with contextlib.suppress(OSError): return os.open(P['group'] + '/' + name, os.O_WRONLY) > 0\n"
+          "attempt(go)", open_without=False),
     Check("other-kernels-files", "attempt(lambda: os.listdir(P['other_workspace']))", open_without=False),
 )  # fmt: skip
 

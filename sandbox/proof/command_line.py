@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from sandbox.cgroup import CONTROLLERS, Groups
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.landlock import available_abi
@@ -19,7 +20,7 @@ from sandbox.kernel.supervisor import descendants
 from sandbox.pool import KernelPool
 from sandbox.proof.attacks import LIMITS, Attack
 from sandbox.proof.checks import SYSCALLS, Check
-from sandbox.proof.endure import endure
+from sandbox.proof.endure import Endured, endure
 from sandbox.proof.planted import planted
 from sandbox.proof.table import LEVELS, TABLE, render
 from sandbox.provisioners.choice import GAPS, WAYS, describe
@@ -33,6 +34,8 @@ dnf install bubblewrap; Arch: pacman -S bubblewrap; Alpine: apk add bubblewrap).
   Debian, old    sysctl kernel.unprivileged_userns_clone=1
   Docker         --security-opt seccomp=unconfined --security-opt systempaths=unconfined (or a rootless runtime)
 More in sandbox/README.md."""  # noqa: E501
+
+_DELEGATION = "systemd-run --user --scope -p Delegate=yes COMMAND (root: without --user)"
 
 
 async def doctor() -> int:
@@ -48,6 +51,14 @@ async def doctor() -> int:
                 print(f"{level:10} {'works' if works else 'FAILS':6} {describe(level)}")
         except SandboxUnavailableError as error:
             print(f"{level:10} {'no':6} {error}")
+    try:
+        groups = Groups()
+    except OSError as error:
+        print(f"{'groups':10} {'no':6} {error}; to have them: {_DELEGATION}")
+    else:
+        more = "" if len(groups.controllers) == len(CONTROLLERS) else f"; for {', '.join(CONTROLLERS)}: {_DELEGATION}"
+        print(f"{'groups':10} {'works':6} {groups.describe()}{more}")
+        groups.close()
     print(f"\nBest level here: {best}.")
     if best is not IsolationLevel.NAMESPACE:
         print(_HINTS)
@@ -85,21 +96,27 @@ async def _check_level(level: IsolationLevel) -> int:
     """Prints a line for each claim; returns how many failed."""
     pool = KernelPool(LIMITS, level=level, warm=0, preload=("numpy",), allow_unsafe=True, accept=GAPS)
     failed = 0
+    seen: list[Endured] = []
     async with pool:
         print(pool.statement)
         for row in TABLE:
-            wrong = [await _try(pool, attempt) for attempt in row.shown_by if row.claims(level)]
+            wrong = [await _try(pool, attempt, seen) for attempt in row.shown_by if row.claims(level)]
             wrong = [text for text in wrong if text]
             failed += bool(wrong)
             said = "OPEN" if not row.claims(level) else "FAIL" if wrong else "PASS"
             print(f"{said} {level:10} {row.title}{': ' if wrong else ''}{'; '.join(wrong)}", flush=True)
+    slowest, most = max(one.neighbour_seconds for one in seen), max(one.growth_mib for one in seen)
+    print(
+        f"of {len(seen)} attacks, repeated ones counted, the worst: a neighbour's 1 + 1 took {slowest * 1e3:.0f} ms, "
+        f"the trainer grew by {most} MiB (load {os.getloadavg()[1]:.1f})"
+    )
     return failed
 
 
-async def _try(pool: KernelPool, attempt: Attack | Check) -> str:
-    """What went wrong; empty where it held."""
+async def _try(pool: KernelPool, attempt: Attack | Check, seen: list[Endured]) -> str:
+    """What went wrong; empty where it held. What attacks did is added to `seen`."""
     if isinstance(attempt, Attack):
-        return await _try_attack(pool, attempt)
+        return await _try_attack(pool, attempt, seen)
     if attempt in SYSCALLS and platform.machine() != "x86_64":
         return ""
     async with pool.session() as session, pool.session() as other:
@@ -108,10 +125,11 @@ async def _try(pool: KernelPool, attempt: Attack | Check) -> str:
     return "" if result.stdout.startswith("HELD") else f"{attempt.name}: {result.to_text(200)}"
 
 
-async def _try_attack(pool: KernelPool, attack: Attack, again: int = 2) -> str:
+async def _try_attack(pool: KernelPool, attack: Attack, seen: list[Endured], again: int = 2) -> str:
     async with pool.session() as session, pool.session() as other:
         alone = max([await _seconds(other, "1 + 1") for _ in range(50)])
         endured = await endure(session, other, attack)
+    seen.append(endured)
     found = {
         f"ended as {endured.result.status}": endured.result.status not in attack.expected,
         "the session did not go on": endured.after.result != "2",
@@ -120,7 +138,7 @@ async def _try_attack(pool: KernelPool, attack: Attack, again: int = 2) -> str:
     wrong = ", ".join(text for text, is_so in found.items() if is_so)
     if not wrong and endured.neighbour_seconds > NEIGHBOUR_SECONDS + alone:
         if again:  # others may have used the machine
-            return await _try_attack(pool, attack, again - 1)
+            return await _try_attack(pool, attack, seen, again - 1)
         wrong = f"a neighbour waited {endured.neighbour_seconds * 1e3:.0f} ms (before: {alone * 1e3:.0f})"
     return f"{attack.name}: {wrong}" if wrong else ""
 
@@ -151,11 +169,6 @@ async def bench(level: str, kernels: int) -> int:
             began = time.perf_counter()
             await asyncio.gather(*(session.execute("import time; time.sleep(2)") for session in sessions))
             print(f"all sleep 2 s at once: {time.perf_counter() - began:.2f} s")
-            began = time.perf_counter()
-            await asyncio.gather(*(_ten(session) for session in sessions))
-            print(f"executions over all: {10 * kernels / (time.perf_counter() - began):.0f} per second")
-            began = time.perf_counter()
-        print(f"all closed: {time.perf_counter() - began:.2f} s")
     async with KernelPool(level=level, warm=1, preload=(), allow_unsafe=True) as pool:
         began = time.perf_counter()
         async with pool.session():
@@ -169,11 +182,6 @@ async def _seconds(session: KernelSession, code: str) -> float:
     if not result.ok:
         raise SystemExit(result.to_text())
     return time.perf_counter() - began
-
-
-async def _ten(session: KernelSession) -> None:
-    for _ in range(10):
-        await _seconds(session, "1 + 1")
 
 
 @contextlib.asynccontextmanager

@@ -48,6 +48,7 @@ def planted(session: KernelSession, other: KernelSession) -> Iterator[str]:
                 "setuid_id": f"{folder}/setuid-id",
                 "home": home,
                 "home_names": [name for name in os.listdir(home) if not _holds_python(f"{home}/{name}")],
+                "group": session.kernel.group.path if session.kernel.group else "/no/control/group",
                 "other_workspace": other.workspace.path,
                 "other_socket": f"{other.workspace.path}/../{other.kernel.spec.run}/k-1",
                 **listeners,

@@ -61,13 +61,13 @@ TABLE = (
     Row("endless loops, deaf to interrupts, inside C", "interrupt, then kill", shown_by=_all("loop-*")),
     Row("memory: of one process, of many, shared, of sockets, of processes without a leader", "MemoryError / killed",
         none="**shared memory of no file is not seen**", shown_by=_all(
-            "bomb-memory", "bomb-memory-of-many", "bomb-shared-mappings", "bomb-let-go-but-kept", "bomb-memory-of-sockets",
-            "bomb-memory-of-a-process-without-leader", "bomb-exponential-string", "bomb-recursion", "bomb-recursion-in-c")),
+            "bomb-memory", "bomb-memory-of-many", "bomb-let-go-but-kept", "bomb-memory-of-sockets",
+            "bomb-memory-of-a-process-without-leader", "bomb-recursion-in-c")),
     Row("forks, threads", "limit, killed as a whole", "same; an ordinary user below Landlock ABI 6: **refused**",
         shown_by=_all("bomb-forks", "bomb-threads")),
     Row("disk: size, number, depth, deleted, mapped and locked files", "file systems of their own, sized",
-        "counted, killed", "**descriptors on their way are not seen**", _all("disk-*", "files-deep-folders", "files-full-then-dead")),
-    Row("/tmp and /dev/shm", "private, sized", "own folder, counted; no /dev/shm", "**/dev/shm is everybody's**",
+        "counted, killed", "**descriptors on their way are not seen**", _all("disk-*", "files-full-then-dead")),
+    Row("/tmp and /dev/shm", "private, sized", "own folder, counted; /dev/shm private, sized, where root may mount, else none", "**/dev/shm is everybody's**",
         _all("bomb-shared-memory-files", "shared-memory-file")),
     Row("output and message floods, forged messages", "bounded, killed", shown_by=_all("output-*", "flood-*")),
     Row("the trainer: hung, flooded, crashed, its memory, a neighbour's answers", "nothing is noticed",
@@ -88,6 +88,7 @@ TABLE = (
     Row("SysV and POSIX shared memory, inotify, renice of a user", "own namespaces", "seccomp", "**open**", _all(*_SHARED)),
     Row("/proc of other processes, signals to them", "no such processes", "denied", "**open**",
         _but(PROCESSES, *_OWN, "renice-a-user") + _all("secret-environment-of-others", "processes-of-others")),
+    Row("its own control group: to thaw, to leave", "not mounted", "denied by Landlock", "**open**", _all("control-group")),
     Row("TCP, UDP, DNS, raw, vsock; unix sockets by path or name", "empty network", "no sockets, no connect", "**open**",
         _but(NETWORK)),
     Row("namespaces, mounts, ptrace, bpf, keyrings, io_uring, perf", "seccomp", "seccomp", "**open**", SYSCALLS),
@@ -96,7 +97,7 @@ TABLE = (
     Row("names, sizes and existence of files (`stat`)", "not mounted", "**visible**, contents are not", "**visible**", (EXISTENCE,)),
     Row("system files under /usr and a few of /etc", "**/usr is readable**", "**readable**", "**readable**"),
     Row("exploits of the Linux kernel itself, side channels", "**open**", "**open**", "**open**"),
-    Row("a share of the processor", "**niceness only** (by session where the system has autogroup)", "**same**", "**same**"),
+    Row("a share of the processor", "**niceness only**, by session where the system has autogroup, by kernel with control groups", "**same**", "**same**"),
 )  # fmt: skip
 
 

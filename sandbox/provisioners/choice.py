@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from sandbox.cgroup import Groups
 from sandbox.errors import SandboxUnavailableError
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.landlock import SIGNAL_SCOPE_ABI, available_abi
@@ -44,6 +45,7 @@ class Choice:
     way: Plain
     forkserver: ForkServer
     features: Features | None = None
+    groups: Groups | None = None
 
     @property
     def level(self) -> IsolationLevel:
@@ -53,7 +55,8 @@ class Choice:
     def statement(self, reasons: Sequence[str]) -> str:
         """The one loud line; `reasons`: why stronger ways were not taken."""
         tried = f"; not used: {'; '.join(reasons)}" if reasons else ""
-        return f"sandbox isolation level = {self.level}: {describe(self.level, self.features)}{tried}"
+        groups = "" if self.groups is None else f", {self.groups.describe()}"
+        return f"sandbox isolation level = {self.level}: {describe(self.level, self.features)}{groups}{tried}"
 
     async def close(self) -> None:
         """End what `prepare` started."""
@@ -71,12 +74,12 @@ def describe(level: IsolationLevel, features: Features | None = None) -> str:
     return f"own pid, net, ipc, uts and mount namespaces, no network, seccomp, {landlock}, resource limits{proc}"
 
 
-async def prepare(level: IsolationLevel, folder: str, preload: Sequence[str]) -> Choice:
+async def prepare(level: IsolationLevel, folder: str, preload: Sequence[str], groups: Groups | None = None) -> Choice:
     """Start what `level` needs before its first kernel. Raises KernelStartError or OSError with the cause."""
     features = await probe() if level is IsolationLevel.NAMESPACE else None
     forkserver = ForkServer(folder, preload, features, WAYS[level].variables)
     await forkserver.start()
-    return Choice(WAYS[level](), forkserver, features)
+    return Choice(WAYS[level](), forkserver, features, groups)
 
 
 def candidates(level: str, require: IsolationLevel, allow_unsafe: bool) -> list[IsolationLevel]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from sandbox.isolation import IsolationLevel
 from sandbox.kernel.policy import KernelPolicy
+from sandbox.kernel.supervisor import children
 from sandbox.provisioners.bubblewrap import CODE, MERGED_USR, POOL, RUN, WORKSPACE, accounts
 from sandbox.provisioners.spec import KERNEL_PACKAGE, LaunchSpec, base_policy, environment, python_roots
 from sandbox.users import reachable_by_others
@@ -27,16 +28,6 @@ _SYSTEM = (
     *("/proc/filesystems", "/proc/sys/kernel", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu"),
     *(f"/sys/fs/cgroup/{name}" for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")),
 )
-
-
-def children(pid: int) -> list[int]:
-    """Direct children of a process; empty once it is gone."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-                found += [int(child) for child in file.read().split()]
-    return found
 
 
 class Plain:

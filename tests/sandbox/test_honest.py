@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
 from sandbox import KernelSession
@@ -70,12 +73,26 @@ WORK = {
 }
 
 
+def _may_mount() -> bool:
+    return subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
+
+
+async def test_shared_memory_is_of_one_kernel(pools, kind):
+    pool = await pools(kind)
+    async with pool.session() as one, pool.session() as two:
+        await one.execute("open('/dev/shm/said', 'w').write('x')")
+        assert (await two.execute("open('/dev/shm/said')")).error_name in ("FileNotFoundError", "PermissionError")
+    assert "said" not in os.listdir("/dev/shm")
+
+
 @pytest.mark.parametrize("name", list(WORK))
 async def test_work(session: KernelSession, name: str):
     if name == "plot":
         pytest.importorskip("matplotlib")
-    if name == "multiprocessing" and session.kernel.way.level == "process":
-        pytest.skip("level process has no semaphores: they lie in shared memory, which is everybody's")
+    if name == "multiprocessing" and not (await session.execute("open('/dev/shm/x', 'w').write('')")).ok:
+        assert session.kernel.way.level == "process"
+        assert not _may_mount()
+        pytest.skip("level process has semaphores, which lie in shared memory, only where the trainer may mount")
     if name == "accounts" and session.kernel.way.level == "process":
         pytest.skip("level process shows the machine's own accounts, in which a kernel's user has none")
     first, second, expected = WORK[name]

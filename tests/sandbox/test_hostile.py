@@ -17,8 +17,8 @@ from sandbox.proof.attacks import FAMILIES, KERNEL, Attack
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 REPEATED = {
-    *("swallowing-interrupts", "ignoring-sigint", "stopping-itself", "endless-async"),
-    *("recursion", "recursion-in-c", "shared-mappings", "shared-memory-files", "deleted-but-open"),
+    *("ignoring-sigint", "stopping-itself", "endless-async"),
+    *("recursion-in-c", "shared-memory-files", "deleted-but-open"),
     *("let-go-but-kept", "memory-of-sockets", "mapped-and-deleted", "descriptors-on-their-way"),
     *("in-a-folder-nobody-may-list", "beyond-the-longest-path"),
     *("many-displays", "many-small-ones", "foreign-key", "closed-sockets", "no-modules"),

@@ -10,10 +10,11 @@ import pytest
 from sandbox import ExecutionResult, ExecutionStatus, IsolationLevel, KernelPool, ResourceLimits
 from sandbox.errors import KernelStartError
 from sandbox.kernel.policy import KernelPolicy
+from sandbox.kernel.text import HeadTail, head_tail
 from sandbox.provisioners.bubblewrap import Features, View, build_command
 from sandbox.provisioners.choice import candidates, refusal
 from sandbox.provisioners.spec import LaunchSpec, base_policy, python_roots
-from sandbox.result import HeadTail, clean, head_tail
+from sandbox.result import clean
 
 
 @pytest.mark.parametrize("change", [{"processes": 0}, {"execution_seconds": 0}, {"workspace_mib": -1}, {"cpus": 0}])

@@ -46,7 +46,7 @@ async def test_nothing_is_left_behind(open_pool, kind, base):
     async with pool.session() as session:
         await session.execute("import os\nif os.fork() == 0:\n os.setsid()\n import time; time.sleep(1000)")
         pids = [session.kernel.pid, session.kernel.kernel_pid()]
-        folder = session.workspace.path
+        folder = session.folder
     assert not _exists(folder)
     await pool.close()
     await pool.close()

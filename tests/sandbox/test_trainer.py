@@ -48,10 +48,20 @@ async def test_nor_of_any_other_attack(pools, kind, attack):
     await _held(pools, kind, attack)
 
 
-async def test_code_that_is_woken_again_and_again_is_killed(pools, kind):
+@pytest.fixture
+def no_groups(monkeypatch):
+    """As on a machine where the trainer may not make control groups."""
+
+    def refuse():
+        raise OSError("not here")
+
+    monkeypatch.setattr("sandbox.pool.Groups", refuse)
+
+
+@pytest.mark.usefixtures("no_groups")
+async def test_code_that_is_woken_again_and_again_is_killed(open_pool, kind):
     """Here by the test, so that it happens for certain: code has no less power over its own processes."""
-    pool = await pools(kind)
-    async with pool.session() as session:
+    async with await open_pool(kind, warm=0, preload=()) as pool, pool.session() as session:
         await session.execute("import threading\ndef spin():\n while True: pass\nthreading.Thread(target=spin).start()")
         kernel = session.kernel
         async with asyncio.timeout(60):
@@ -62,11 +72,11 @@ async def test_code_that_is_woken_again_and_again_is_killed(pools, kind):
         assert (await session.execute("1 + 1")).result == "2"
 
 
-async def test_code_that_wakes_itself_comes_to_rest(pools, kind):
+@pytest.mark.usefixtures("no_groups")
+async def test_code_that_wakes_itself_comes_to_rest(open_pool, kind):
     """It is killed, or dies of its own flood, or stopping it catches all of it at once."""
-    pool = await pools(kind)
     attack = next(a for a in TRAINER if a.name == "awake-again")
-    async with pool.session() as session:
+    async with await open_pool(kind, warm=0, preload=()) as pool, pool.session() as session:
         await session.execute(attack.code)
         kernel = session.kernel
         at_rest = 0
