@@ -41,6 +41,7 @@ def test_head_tail_keeps_both_ends():
     assert cut.startswith("a" * 20)
     assert cut.endswith("Traceback end")
     assert "characters omitted" in cut
+    assert head_tail("abcdef", 1) == "\n... [6 characters omitted] ...\n", "no room is not all the room there is"
 
 
 @pytest.mark.parametrize(
