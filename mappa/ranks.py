@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +23,9 @@ def _distributed() -> Any:
 
 
 def world() -> tuple[int, int]:
-    """(this process's rank, number of processes)."""
-    dist = _distributed()
-    if dist.is_available() and dist.is_initialized():
+    """(this process's rank, number of processes). Where torch was not imported there is nobody else."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 

@@ -31,11 +31,13 @@ def command(name: str, *words: str) -> tuple[int, str, list[str], set[str]]:
 SERVER = """
 import importlib, json, os, sys, tempfile
 from mappa.command import run_guarded
+from mappa.config import check, compose
 
 unwanted = set(sys.argv[1:])
 names = ("train", "evaluate", "compare", "plan", "serve", "ask", "export", "audit", "rejudge")
 commands = {name: importlib.import_module(f"mappa.{name}") for name in names}
 commands["report"] = importlib.import_module("mappa.report.__main__")
+check(compose(["+experiment=quickstart"]))
 for line in sys.stdin:
     name, *words = json.loads(line)
     out, err, heavy = (tempfile.TemporaryFile("w+") for _ in range(3))
@@ -58,7 +60,7 @@ for line in sys.stdin:
         file.seek(0)
     print(json.dumps([status, out.read(), err.read().splitlines(), json.loads(heavy.read() or "null")]), flush=True)
 """
-"""Commands without their start: each line of words is run by a fork of a process that has imported the commands."""
+"""Commands without their start: a fork of a process that has imported them, and composed, runs each line of words."""
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,8 @@ def test_what_a_debate_leaves_on_disk(tmp_path: Path):
 def test_an_epoch_that_keeps_nothing_is_no_update_and_three_stop_the_run(tmp_path: Path, caplog):
     from mappa.errors import SelectionError
 
-    cfg = compose_config([*MINI, "trainer.max_epochs=5", "select.min_votes=9"], tmp_path)
+    few = ["data.tasks_per_epoch=2", "data.updates_per_epoch=2", "callbacks.validation.limit=1"]
+    cfg = compose_config([*MINI, *few, "trainer.max_epochs=5", "select.min_votes=9"], tmp_path)
     with pytest.raises(SelectionError, match="3 epochs in a row kept nothing to learn from"):
         train(cfg)
     told = [r.message for r in caplog.records if "nothing was kept to learn from" in r.message]

@@ -29,6 +29,7 @@ def two_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return outputs / "credit_lab"
 
 
+@pytest.mark.slow
 def test_arms_are_run_once_and_told_in_a_table_and_a_picture(two_arms: Path, capsys: pytest.CaptureFixture[str]):
     lab.main()
     written = {path: path.stat().st_mtime_ns for path in two_arms.rglob("summary.json")}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,43 +63,16 @@ class Free(BaseJudge):
 
 @contextmanager
 def endpoint(seconds: float) -> Iterator[str]:
-    """URL of a chat completions server that takes so long for each answer."""
-
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            time.sleep(seconds)
-            code = re.findall(r"\b[0-9a-f]{6}\b", json.loads(asked)["messages"][-1]["content"])[-1:]  # of the request
-            verdict = {"reason": "sound work", "code": "".join(code), "process_score": 8}
-            message = {"role": "assistant", "content": json.dumps(verdict)}
-            choice = {"index": 0, "finish_reason": "stop", "message": message}
-            usage = {"prompt_tokens": 50, "completion_tokens": 7, "total_tokens": 57}
-            whole = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-            body = json.dumps(whole | {"usage": usage}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 256
-        daemon_threads = True
-
-    server = Server(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
+    """URL of a chat completions server, in a process of its own, that takes so long for each answer."""
+    command = [sys.executable, "-m", "mappa.bench.endpoint", str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()
 
 
-def judged_rollout(engine: Any, seconds: float) -> float:
+def judged_rollout(engine: Any, seconds: float) -> dict[str, float]:
     """Seconds until the last verdict is in; with a judge that takes `seconds` a call, none of them if 0."""
     register_resolvers()
     words = ["+experiment=quickstart", "judge=openai", "judge.model=m", "judge.api_key_env=null"]
@@ -115,10 +86,10 @@ def judged_rollout(engine: Any, seconds: float) -> float:
         tasks = SimpleNamespace(vote=lambda text: text, grade=lambda task, answer, workspace: Grade(1.0))
         rollout = Rollout(data.team, tasks, engine, Words(), None, EPISODES, 64)
         jobs = [[Job(f"e{index:03d}", Task(f"t{index}", f"{index}?"), index)] for index in range(EPISODES)]
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         data.episodes = data.loop.run(rollout.collect(jobs, "train", [callback], 1.0, 1.0))
         callback.on_train_epoch_start(trainer, module)
-        took = time.monotonic() - began
+        took = {"seconds": time.monotonic() - began, "processor seconds": time.process_time() - busy}
         callback.teardown(trainer, module, "fit")
         data.loop.run(asyncio.sleep(0))
         data.loop.close()

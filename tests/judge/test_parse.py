@@ -1,5 +1,6 @@
 """What counts as a score, and what does not: literals of models' habits and of attacks, then generated ones."""
 
+import cProfile
 import random
 
 import pytest
@@ -161,6 +162,14 @@ def test_the_reason_is_the_judges_own():
     reply = '{"reason": "clear and checked", "code": "a1b2c3", "process_score": 8}'
     assert read_score(reply, CODE).reason == "clear and checked"
     assert read_score(PARAGRAPHS, CODE).reason == PARAGRAPHS
+
+
+def test_a_code_of_its_own_costs_a_request_no_regular_expression_of_its_own():
+    replies = {code: f'{{"code": "{code}", "process_score": 8}}\nPROCESS_SCORE_{code}: 8' for code in (CODE, "0d1e2f")}
+    assert read_score(replies[CODE], CODE).score == 8.0
+    profile = cProfile.Profile()
+    assert profile.runcall(read_score, replies["0d1e2f"], "0d1e2f").score == 8.0
+    assert not [entry for entry in profile.getstats() if "re/_compiler.py" in str(entry.code)]
 
 
 @pytest.mark.parametrize("form", ["SAY: {}", "**SAY:** {}/10", '{{"code": "a1b2c3", "process_score": {}}}'])

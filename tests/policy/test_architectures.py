@@ -105,7 +105,7 @@ async def test_every_token_that_ends_a_turn_ends_it(tmp_path: Path):
         base.lm_head.weight.zero_()  # all tokens are equally likely
     engine = HFEngine()
     engine.attach(Adapters(base, AGENTS, rank=4, alpha=8), chat, model.path)
-    said = [await engine.generate("solver", (3, 4), Sampling(100, seed=seed)) for seed in range(40)]
+    said = await asyncio.gather(*(engine.generate("solver", (3, 4), Sampling(100, seed=seed)) for seed in range(40)))
     ended = [one.token_ids for one in said if one.stop_reason is StopReason.STOP]
     assert {ids[-1] for ids in ended} == set(chat.stop_ids)
     assert all(token not in chat.stop_ids for ids in ended for token in ids[:-1])

@@ -59,7 +59,10 @@ def test_intervals_of_outcomes_cover_the_truth(n: int):
     assert (ends[3]["low"], ends[3]["high"]) == pytest.approx((exact.low, exact.high))
 
 
-@pytest.mark.parametrize("n", [8, 30, 200])
+MANY = pytest.param(200, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("n", [8, 30, MANY])
 @pytest.mark.parametrize(
     "alike", [0.05, 2.0, 1e6], ids=["always or never solved", "hard and easy problems", "problems alike"]
 )
@@ -135,7 +138,7 @@ def test_the_paired_test_sees_what_two_overlapping_intervals_hide():
     assert result["p_smallest"] == pytest.approx(1 / 10_001)
 
 
-@pytest.mark.parametrize("n", [30, 200])
+@pytest.mark.parametrize("n", [30, MANY])
 def test_the_interval_of_a_difference_covers_the_truth(n: int):
     rng, runs = np.random.default_rng(1), 300
     for mended, broken in ((0.05, 0.0), (0.1, 0.1), (0.3, 0.05)):

@@ -1,6 +1,7 @@
 """One call to an OpenAI-compatible endpoint: what came back, or precisely how it failed. Never retries by itself.
 
-The client's own retries are off, so that each call is entered in the ledger. Endpoints differ in what they accept;
+It speaks HTTP itself: a vendor's client takes ten times the processor time, and a judge is asked hundreds of times an
+epoch. Each call is made once, so that each is entered in the ledger. Endpoints differ in what they accept;
 a feature that an endpoint refuses by name (structured output, log-probabilities, the name of the token limit, a
 temperature) is dropped for good with one warning. That is learnt in the trial call alone, which holds no agent's text:
 a refusal that echoes such text says nothing about the endpoint.
@@ -22,7 +23,7 @@ from mappa.judge.llm.limits import parse_retry_after
 from mappa.judge.llm.parse import Distribution
 
 if TYPE_CHECKING:
-    import openai
+    import aiohttp
     from pydantic import NonNegativeFloat, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,11 @@ NO_CREDIT = ("insufficient_quota", "credit balance is too low", "exceeded your c
 TOP_LOGPROBS = 20
 LARGEST = 8 << 20
 """Bytes of a reply that are read; log-probabilities of a few thousand tokens are less."""
+LONG = 1 << 17
+"""Characters of a reply past which it is taken apart in a thread."""
 LONGEST_RAW = 20_000
 SHORTEST_KEY = 8
 """Shorter keys are placeholders (`none`, `ollama`) that ordinary text may contain."""
-_NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,10 @@ class Client:
         self.proven = False
         """A trial call has worked, so that the dialect is the endpoint's."""
         self._base_url, self._key, self._model, self._request = base_url, key, model, request
+        self._address = f"{base_url.rstrip('/')}/chat/completions"
         self._dialect = Dialect(not request.asks_for("false"), request.logprobs, request.temperature)
         self._timeout = timeout_s
-        self._client: openai.AsyncOpenAI | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, messages: ChatMessages, timeout_s: float | None = None, trial: bool = False) -> Reply:
         """One call. A `trial` that is refused teaches the dialect: it is to be made again while that changes.
@@ -209,64 +212,57 @@ class Client:
         Raises:
             CallError: there is no completion; says why and what may be done.
         """
-        import httpx2
-        import openai
+        import aiohttp
 
         seconds = min(self._timeout, timeout_s or self._timeout)
-        body = self._dialect.body(self._request.max_tokens) | dict(self._request.extra_body or {})
-        create = self._connected().chat.completions.with_streaming_response.create
+        body = {"model": self._model, "messages": messages} | self._dialect.body(self._request.max_tokens)
+        body |= self._request.extra_body or {}
         try:
-            async with (
-                asyncio.timeout(seconds),
-                create(model=self._model, messages=messages, timeout=seconds, extra_body=body) as response,
-            ):
-                reply = await _read_all(response)
-        except (TimeoutError, openai.APIConnectionError) as error:
-            raise self._unreachable(error, seconds) from None
-        except openai.APIStatusError as error:
-            raise self._refused(error, trial) from None
-        except openai.OpenAIError as error:
-            raise CallError("client_error", self._line(str(error))) from None
-        except httpx2.TransportError as error:  # while the body was read
-            raise self._unreachable(error, seconds) from None
+            async with asyncio.timeout(seconds), self._connected().post(self._address, json=body) as response:
+                said = await _read_all(response)
+                if not response.ok:
+                    raise self._refused(response.status, said, response.headers, trial)
+        except TimeoutError:
+            text = f"{self.name}: no answer within {seconds:g} s"
+            raise CallError("timeout", text, retriable=True, billed=True) from None
+        except aiohttp.ClientConnectorError as error:  # the one failure that is free for certain
+            text = self._line(f"no connection to {self._base_url} ({error})")
+            raise CallError("unreachable", text, retriable=True) from None
+        except aiohttp.ClientError as error:
+            text = self._line(f"the reply was cut off ({error})")
+            raise CallError("broken", text, retriable=True, billed=True) from None
+        reply = await asyncio.to_thread(read_completion, said) if len(said) > LONG else read_completion(said)
         self.proven = self.proven or trial
         return reply
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
-    def _connected(self) -> openai.AsyncOpenAI:
-        if self._client is None:
-            import openai
+    def _connected(self) -> aiohttp.ClientSession:
+        """As many connections as there are calls: how many those may be is the gate's matter."""
+        if self._session is None:
+            import aiohttp
+            import httpx2
 
-            for transport in ("httpx2", "httpcore2", "openai"):  # they log every request
-                logging.getLogger(transport).setLevel(logging.WARNING)
-            self._client = openai.AsyncOpenAI(base_url=self._base_url, api_key=self._key.reveal(), max_retries=0)
-        return self._client
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context()),
+                headers={"Authorization": f"Bearer {self._key.reveal()}"},
+                timeout=aiohttp.ClientTimeout(),
+                trust_env=True,
+            )
+        return self._session
 
-    def _unreachable(self, error: BaseException, seconds: float) -> CallError:
-        """Nothing came back, or not all of it: only a connection that was never made is free for certain."""
-        cause = error.__cause__ or error
-        sent = type(cause).__name__ not in _NOT_SENT
-        if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-            return CallError("timeout", f"{self.name}: no answer within {seconds:g} s", retriable=True, billed=sent)
-        if sent:
-            return CallError("broken", self._line(f"the reply was cut off ({cause})"), retriable=True, billed=True)
-        return CallError("unreachable", self._line(f"no connection to {self._base_url} ({cause})"), retriable=True)
-
-    def _refused(self, error: openai.APIStatusError, trial: bool) -> CallError:
-        code, headers = error.status_code, error.response.headers
-        status, body = f"http_{code}", f"{error.message} {error.body}"
-        message = self._line(f"{code}: {error.message.removeprefix(f'Error code: {code}').lstrip(' -')}")
-        if code == 402 or any(word in body.lower() for word in NO_CREDIT):
+    def _refused(self, code: int, said: str, headers: Mapping[str, str], trial: bool) -> CallError:
+        status, message = f"http_{code}", self._line(f"{code}: {said}")
+        if code == 402 or any(word in said.lower() for word in NO_CREDIT):
             return CallError("no_credit", f"{message} - the account has no credit left", suspect=True)
         if code in REFUSALS:
             return CallError(status, f"{message} - {REFUSALS[code]}", suspect=True)
         if code in (400, 422):
             if trial:
-                self._learn(body, message)
+                self._learn(said, message)
             return CallError(status, message, suspect=not self.proven)
         wait = parse_retry_after(headers.get("retry-after"), headers.get("retry-after-ms"))
         return CallError(status, message, retriable=code in RETRIABLE or code >= 500, retry_after=wait)
@@ -286,19 +282,15 @@ class Client:
         return self._key.scrub(f"{self.name}: {' '.join(message.split())[:300]}")
 
 
-async def _read_all(response: Any) -> Reply:
-    """The body, as far as it is no longer than a judge's may be; a long one is taken apart in a thread."""
-    parts, size = [], 0
-    async for part in response.iter_bytes():
-        parts.append(part)
-        size += len(part)
-        if size > LARGEST:
+async def _read_all(response: aiohttp.ClientResponse) -> str:
+    """The body, if it is no longer than a judge's may be."""
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > LARGEST:
             text = f"the reply is larger than {LARGEST >> 20} MiB"
-            raise CallError(
-                "too_large", text, billed=True, raw=b"".join(parts)[:LONGEST_RAW].decode("utf-8", "replace")
-            )
-    body = b"".join(parts).decode("utf-8", "replace")
-    return await asyncio.to_thread(read_completion, body) if size > 1 << 17 else read_completion(body)
+            raise CallError("too_large", text, billed=True, raw=body[:LONGEST_RAW].decode("utf-8", "replace"))
+    return body.decode("utf-8", "replace")
 
 
 def read_completion(body: str) -> Reply:

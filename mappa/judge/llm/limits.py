@@ -62,8 +62,8 @@ class Bucket:
 class Limits:
     """What may be asked of the endpoint; the ranks of a run share the first three equally."""
 
-    concurrent: PositiveInt = 64
-    """Calls under way at once."""
+    concurrent: PositiveInt = 128
+    """Calls under way at once; more than there are episodes, else each slow answer holds up the next action's call."""
     requests_per_minute: PositiveFloat | None = None
     """null = as many as the endpoint lets through: what it refuses (429) teaches the rate."""
     tokens_per_minute: PositiveFloat | None = None

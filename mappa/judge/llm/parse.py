@@ -24,14 +24,15 @@ _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}|(.)|$)', re.DOTALL)
 _OBJECT = re.compile(r"^[ \t]*\{", re.MULTILINE)
 _MOST_OBJECTS = 200
 """Where a runaway reply of nothing but braces stops being searched for JSON."""
-_LINE = (
-    r"^[ \t*_`\"'|<(\[#>•-]{0,20}process(?:\\?_|[ -])?score(?:\\?_|[ -])CODE[*_`\"' \t]{0,9}"
+_LINE = re.compile(
+    r"^[ \t*_`\"'|<(\[#>•-]{0,20}process(?:\\?_|[ -])?score(?:\\?_|[ -])(?P<code>[0-9a-z]+)[*_`\"' \t]{0,9}"
     r"(?:\(\s?0\s?(?:-|–|to)\s?10\s?\)|\(out of 10\))?[*_`\"' \t]{0,9}(?:[:=：>|]|->|→|\bis\b)[\s*_`\"'$|<(\[{]{0,20}"
     r"(?:\\boxed\{)?(?P<number>[-−]?[ \t]?[0-9]{1,9}(?:\.[0-9]{1,9})?)[*_`\"']{0,9}"
     r"(?:\s{0,9}(?:/|out of)\s{0,9}(?P<scale>[0-9.]{1,9}))?"
-    r"[ \t*_`\"'$|)\]}.]{0,20}(?:</process(?:\\?_|[ -])?score(?:\\?_|[ -])CODE>[ \t*_`|]{0,20})?$"
+    r"[ \t*_`\"'$|)\]}.]{0,20}(?:</process(?:\\?_|[ -])?score(?:\\?_|[ -])(?P=code)>[ \t*_`|]{0,20})?$",
+    re.IGNORECASE | re.MULTILINE,
 )
-_VALUE = r'(?<!\\)"process_score(?:_CODE)?"\s*:\s*"?(?P<number>[0-9.]+)'
+_VALUE = re.compile(r'(?<!\\)"process_score(?:_(?P<code>[0-9a-z]+))?"\s*:\s*"?(?P<number>[0-9.]+)')
 _FULL_VALUE = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?:/\s*10(?:\.0+)?)?\s*")
 
 Distribution = Mapping[str, float]
@@ -73,9 +74,11 @@ def read_score(text: str, code: str, cut_off: bool = False) -> Reading:
         found = list(_scores(document, code))
         claims += [_number(value) for value in found]
         reason = reason or (_reason(document) if found else "")
-        places = [m.span("number") for m in re.finditer(_VALUE.replace("CODE", code), said[start:])] if found else []
-        spans += [(start + a, start + b) for a, b in places]
-    for match in re.finditer(_LINE.replace("CODE", code), said, re.IGNORECASE | re.MULTILINE):
+        places = _VALUE.finditer(said, start) if found else ()
+        spans += [match.span("number") for match in places if match["code"] in (None, code)]
+    for match in _LINE.finditer(said):
+        if match["code"].lower() != code:
+            continue
         whole = match["scale"] is None or float(match["scale"].strip(".") or "nan") == 10
         ended = cut_off and match.end("number") == len(said.rstrip())
         claims.append(_number(match["number"]) if whole and not ended else None)
