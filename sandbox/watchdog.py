@@ -120,9 +120,13 @@ def _excess(session: KernelSession, kernel: LiveKernel) -> KillReason | None:
     processes = [kernel.pid, *descendants(kernel.pid)]
     if len(processes) > limits.processes + 16:
         return KillReason(ExecutionStatus.DIED, f"the code started more than {limits.processes} processes")
-    bound = limits.total_memory_mib * MIB - _socket_bytes(processes)
+    resident, held = sum(map(_resident, processes)), [fd for pid in processes for fd in _descriptors(pid)]
+    bound = limits.total_memory_mib * MIB
+    if resident <= bound - len(held) * _SOCKET_BYTES:
+        return None  # whatever is held: which of it are sockets is dear to ask
+    bound -= _socket_bytes(held)
     # resident sizes count shared pages once per process; the exact sum is dear, so only near the bound
-    if sum(map(_resident, processes)) > bound and sum(map(proportional, processes)) > bound:
+    if resident > bound and sum(map(proportional, processes)) > bound:
         return out_of_memory(limits)
     return None
 
@@ -168,14 +172,13 @@ def _mapped(pid: int, place: bytes, largest: int) -> int:
     return largest // 8
 
 
-def _socket_bytes(processes: list[int]) -> int:
+def _socket_bytes(descriptors: Iterable[str]) -> int:
     found: set[str] = set()
-    for pid in processes:
-        for descriptor in _descriptors(pid):
-            with contextlib.suppress(OSError):
-                target = os.readlink(descriptor)
-                if target.startswith("socket:"):
-                    found.add(target)
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            target = os.readlink(descriptor)
+            if target.startswith("socket:"):
+                found.add(target)
     return len(found) * _SOCKET_BYTES
 
 

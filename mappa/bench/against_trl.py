@@ -1,33 +1,36 @@
-"""TRL's GRPO and an epoch here, in turn in one process: the same model, and as many completions of the same length."""
+"""TRL's GRPO and an epoch here, in turn in one process: the same model, prompts, budgets and numbers of completions."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 
-from mappa.bench.parts import Numbers, quickstart_epoch
+from mappa.bench.parts import Numbers, Said, quickstart_epoch
 from mappa.config import ASSETS
-
-COMPLETIONS, TOKENS = 64, 29
 
 
 def compare(repeats: int) -> Numbers:
-    """Seconds for 64 completions of an agent. TRL trains one policy at a time: a team takes one step for each agent.
+    """Seconds for the completions of an epoch. TRL trains one policy at a time: a team takes one step for each agent.
 
-    An epoch here has kernels, judge and reference policy in it; TRL's step has neither kernel nor judge.
+    TRL is given the very prompts of the epoch before, half of them twice, since GRPO compares completions of a prompt.
+    An epoch here has kernels, judge and reference policy in it; TRL's step has neither kernel nor judge. Processor
+    seconds are those of this process: kernels have their own.
     """
-    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    found: list[tuple[Counter[str], Counter[str]]] = []
     for _ in range(repeats):
-        ours = quickstart_epoch("data.tasks_per_epoch=32", "data.updates_per_epoch=1")
-        found.append((_trl(), {key: ours[key] for key in ("seconds", "processor seconds", "completions")}))
+        ours, said = quickstart_epoch("data.tasks_per_epoch=32", "data.updates_per_epoch=1")
+        mine = Counter({key: ours[key] for key in ("seconds", "processor seconds", "completions")})
+        mine["tokens"] = sum(len(action.completion_ids) for agent in said for action in agent.actions)
+        found.append((sum((_trl(agent) for agent in said), Counter()), mine))
     trl, ours = (min((pair[side] for pair in found), key=lambda one: one["processor seconds"]) for side in (0, 1))
-    share = trl["completions"] / ours["completions"]
-    each = {key: ours[key] * share for key in ("seconds", "processor seconds")} | {"completions": trl["completions"]}
-    ratio = {key: each[key] / trl[key] for key in ("seconds", "processor seconds")}
-    return {"trl, one step": trl, "an epoch here": ours, "here, for as many": each, "ratio": ratio}
+    each = {key: {"trl": trl[key] / trl["completions"], "here": ours[key] / ours["completions"]} for key in ours}
+    ratio = {key: each[key]["here"] / each[key]["trl"] for key in ours}
+    return {"trl, a step an agent": dict(trl), "an epoch here": dict(ours), "ratio for as many": ratio}
 
 
-def _trl() -> dict[str, float]:
-    """The second of two steps of GRPO with a LoRA of rank 16 and a constant reward."""
+def _trl(said: Said) -> Counter[str]:
+    """The second of two steps of GRPO with a LoRA of rank 16 and a reward that means nothing."""
     import tempfile
 
     from datasets import Dataset
@@ -36,20 +39,25 @@ def _trl() -> dict[str, float]:
     from trl import GRPOConfig, GRPOTrainer
 
     marks: list[tuple[float, float]] = []
+    tokens: list[int] = []
 
     class Watch(TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
             marks.append((time.monotonic(), time.process_time()))
 
+    def reward(completion_ids: Sequence[Sequence[int]], **_: object) -> list[float]:
+        tokens.append(sum(map(len, completion_ids)))
+        return [float(len(ids) % 3) for ids in completion_ids]
+
     path = str(ASSETS / "tiny")
-    prompts = [f"Compute {n} + 2*3 + 4 - 5*6. " * 4 for n in range(1, 65)]  # 72 tokens, as here on average
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    prompts = [tokenizer.decode(action.prompt_ids) for action in said.actions[: len(said.actions) // 2]]
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=COMPLETIONS,
+            per_device_train_batch_size=2 * len(prompts),
             num_generations=2,
-            max_completion_length=TOKENS,
-            generation_kwargs={"min_new_tokens": TOKENS},
+            max_completion_length=said.max_tokens,
             max_steps=2,
             beta=0.01,
             learning_rate=1e-4,
@@ -63,12 +71,13 @@ def _trl() -> dict[str, float]:
         )
         GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
-            reward_funcs=lambda completions, **_: [float(len(text) % 3) for text in completions],
+            reward_funcs=reward,
             args=config,
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-            processing_class=AutoTokenizer.from_pretrained(path),
+            processing_class=tokenizer,
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
             callbacks=[Watch()],
         ).train()
     (wall, cpu), (wall_after, cpu_after) = marks
-    return {"seconds": wall_after - wall, "processor seconds": cpu_after - cpu, "completions": COMPLETIONS}
+    numbers = {"seconds": wall_after - wall, "processor seconds": cpu_after - cpu}
+    return Counter(numbers | {"completions": 2 * len(prompts), "tokens": tokens[-1]})

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mappa.bench.shapes import Setting
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.engine.hf import HFEngine
-from mappa.learn.batch import Row, acts, at_loss, collate, computed_tokens, cut_micro_batches, parts
+from mappa.learn.batch import Row, acts, at_loss, collate, computed_tokens, cut_micro_batches, needed_tokens, parts
 from mappa.learn.loss import LossConfig, policy_loss
 from mappa.learn.policies import Old, TeamPolicies
 from mappa.policy.forward import Policy
@@ -145,13 +145,22 @@ def _update(setting: Setting, policies: TeamPolicies, rows: Sequence[Row], mix: 
 
 # ---------------------------------------------------------------------- epoch
 def epoch(setting: Setting) -> Numbers:
-    """The second epoch of a quickstart: the first one also loads things. `needed` and `computed` are its update's."""
+    """The second epoch of a quickstart: the first one also loads things. `needed` is its update's."""
     del setting  # it is the quickstart as it is
-    return {"quickstart, 48 episodes": quickstart_epoch()}
+    return {"quickstart, 48 episodes": quickstart_epoch()[0]}
 
 
-def quickstart_epoch(*words: str) -> dict[str, float | None]:
-    """Seconds by phase of the quickstart's second epoch; validation is left out."""
+@dataclass(frozen=True)
+class Said:
+    """By one agent in an epoch."""
+
+    max_tokens: int
+    """Its completion budget."""
+    actions: Sequence[Action]
+
+
+def quickstart_epoch(*words: str) -> tuple[dict[str, float | None], list[Said]]:
+    """Seconds by phase of the quickstart's second epoch, and what each agent said in it; validation is left out."""
     from lightning import Callback
 
     from mappa.config import compose, make, register_resolvers
@@ -163,12 +172,19 @@ def quickstart_epoch(*words: str) -> dict[str, float | None]:
         def __init__(self) -> None:
             self.marks: list[tuple[float, float]] = []
             self.phases: dict[str, float] = {}
-            self.said = 0
+            self.said: list[Said] = []
+            self.before = 0
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             self.marks.append((time.monotonic(), time.process_time()))
             self.phases = {phase: round(seconds, 3) for phase, seconds in trainer.datamodule.seconds.items()}
-            self.said = sum(len(episode.own) for episode in trainer.datamodule.episodes)
+            computed = trainer.datamodule.engine.computed
+            self.spoken, self.before = computed - self.before, computed
+            actions = [action for episode in trainer.datamodule.episodes for action in episode.own]
+            self.said = [
+                Said(agent.max_tokens, [action for action in actions if action.seat == seat])
+                for seat, agent in trainer.datamodule.team.agents.items()
+            ]
             self.tokens = dict(pl_module.tokens)
             pl_module.tokens.clear()
 
@@ -186,14 +202,19 @@ def quickstart_epoch(*words: str) -> dict[str, float | None]:
             data.close()
         assert not list(Path(folder).glob("checkpoints"))
     (wall, cpu), (wall_after, cpu_after) = watch.marks
-    return {
+    said = [Row(Sample(action, "", "", None), torch.empty(0)) for agent in watch.said for action in agent.actions]
+    spoken = needed_tokens(said)
+    numbers = {
         "seconds": wall_after - wall,
         "processor seconds": cpu_after - cpu,
-        "completions": watch.said,
+        "completions": sum(len(agent.actions) for agent in watch.said),
         "needed": watch.tokens["needed"],
         "computed/needed": watch.tokens["computed"] / watch.tokens["needed"],
+        "rollout: needed": spoken,
+        "rollout: computed/needed": watch.spoken / spoken,
         **watch.phases,
     }
+    return numbers, watch.said
 
 
 # ---------------------------------------------------------------------- judge

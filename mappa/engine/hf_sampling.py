@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mappa.engine.base import Sampling
+from mappa.engine.hf_kept import Kept, Layers, cut, joined
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """By a batch; on the CPU but for the layers."""
+
+    tokens_BT: torch.Tensor
+    """Ended rows go on with the first of the stop tokens."""
+    logprobs_BT: torch.Tensor
+    """float32, natural log under each row's temperature, 1 where it is 0."""
+    layers: list[Layers]
+    """Each row's keys and values, of its prompt and of all that it said but its last token; more may follow. Empty
+    where the model's layers do not keep all tokens."""
+    computed: int
+    """Positions that went through the model, padding and ended rows included."""
 
 
 @torch.inference_mode()
@@ -18,27 +35,21 @@ def sample(
     samplings: Sequence[Sampling],
     stop_ids: Sequence[int],
     pad_id: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    kept: Sequence[Kept | None] = (),
+) -> Sampled:
     """Sample one completion per prompt by inverse transform with one uniform number per row and step; greedily at 0.
 
     Rows that have ended leave the batch, and the KV cache, whenever they are half of it.
 
     Args:
         speak: told which rows the following passes have.
-
-    Returns:
-        tokens_BT and logprobs_BT (float32, natural log under each row's temperature, 1 where it is 0), on the CPU;
-        ended rows go on with the first of `stop_ids`.
+        kept: what each prompt begins with and need not be computed again; empty = nothing of any.
     """
+    kept = kept or [None] * len(prompts)
     device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # padded on the left: all rows grow at the same end
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    input_ids, mask = _padded(prompts, kept, pad_id)
     input_ids, mask = input_ids.to(device), mask.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
     budget = max(s.max_tokens for s in samplings)
     uniforms = torch.from_numpy(np.stack([np.random.default_rng(s.seed).random(budget) for s in samplings])).to(device)
     greedy = torch.tensor([s.temperature == 0 for s in samplings], device=device)
@@ -49,7 +60,7 @@ def sample(
     rows = torch.arange(len(prompts), device=device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     stops = torch.tensor(stop_ids, device=device)
-    cache = None
+    cache, layers, computed = joined(kept), [()] * len(prompts), 0
     speak(range(len(prompts)))
     for step in range(budget):
         out = model(
@@ -61,6 +72,7 @@ def sample(
             logits_to_keep=1,
         )
         cache = out.past_key_values
+        computed += input_ids.numel()
         logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature[rows], dim=-1)
         drawn_B = _draw(logprobs_BV, uniforms[rows, step], top_p[rows])
         token_B = torch.where(greedy[rows], logprobs_BV.argmax(-1), drawn_B)
@@ -73,12 +85,41 @@ def sample(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1
         if 2 * int(alive.sum()) <= len(alive):
+            _leave(layers, cache, rows, (~alive).nonzero().squeeze(1), mask)
             cache.batch_select_indices(alive.nonzero().squeeze(1))
             rows, token_B, mask, positions = rows[alive], token_B[alive], mask[alive], positions[alive]
             alive = alive[alive]
             speak(rows.tolist())
         input_ids = token_B.unsqueeze(1)
-    return tokens_BT[:, : step + 1].cpu(), logprobs_BT[:, : step + 1].cpu()
+    _leave(layers, cache, rows, torch.arange(len(rows), device=device), mask)
+    return Sampled(tokens_BT[:, : step + 1].cpu(), logprobs_BT[:, : step + 1].cpu(), layers, computed)
+
+
+def _padded(
+    prompts: Sequence[Sequence[int]], kept: Sequence[Kept | None], pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is still to be computed of each prompt, and the mask of that and of what is kept before it.
+
+    Both parts are padded on the left: all rows grow at the same end.
+    """
+    before = [0 if one is None else len(one.token_ids) for one in kept]
+    past, width = max(before), max(len(prompt) - size for prompt, size in zip(prompts, before, strict=True))
+    input_ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros((len(prompts), past + width), dtype=torch.long)
+    for row, (prompt, size) in enumerate(zip(prompts, before, strict=True)):
+        start = width - len(prompt) + size
+        input_ids[row, start:] = torch.tensor(prompt[size:])
+        mask[row, past - size : past] = 1
+        mask[row, past + start :] = 1
+    return input_ids, mask
+
+
+def _leave(
+    layers: list[Layers], cache: object, rows: torch.Tensor, places: torch.Tensor, mask_BT: torch.Tensor
+) -> None:
+    """Keep what the cache holds of the rows at these places of the batch."""
+    for row, held in zip(rows[places].tolist(), cut(cache, places.tolist(), mask_BT), strict=True):
+        layers[row] = held
 
 
 def _draw(logprobs_BV: torch.Tensor, uniform_B: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

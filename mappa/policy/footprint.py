@@ -120,9 +120,12 @@ def _update_peak(adapters: Adapters, tokens: int, row_tokens: int, chunk_tokens:
         rows = max(1, tokens // row_tokens)
         ids_BT = torch.zeros((rows, tokens // rows), dtype=torch.long)
         head = base.get_output_embeddings()
-        with Meter(list(adapters.model.parameters())) as meter:
+
+        def logprobs() -> torch.Tensor:  # hidden states are not held while gradients are computed, as in the update
             hidden_BTH = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
             hidden_NH = hidden_BTH[:, :-1].reshape(-1, hidden_BTH.shape[-1])
-            logprobs_N, _ = token_logprobs(hidden_NH, head, ids_BT[:, 1:].reshape(-1), 1.0, chunk_tokens)
-            logprobs_N.sum().backward()
+            return token_logprobs(hidden_NH, head, ids_BT[:, 1:].reshape(-1), 1.0, chunk_tokens)[0]
+
+        with Meter(list(adapters.model.parameters())) as meter:
+            logprobs().sum().backward()
     return meter.peak

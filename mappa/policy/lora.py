@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from torch.nn import Module
 
 from mappa.checkpoint import check_adapters
 from mappa.errors import CheckpointError, ConfigError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 Speakers = Sequence[tuple[str, int | None]]
 """Agent (or `BASE`) and its number of rows, in the order of the rows; None = all of them."""
+Voice = tuple[Module, Module, Module]
+"""One adapter in one layer: dropout, A and B."""
 DISTURBANCE = 0.3
 """What a disturbed adapter adds to a layer, relative to the layer's input."""
 
@@ -35,9 +39,9 @@ class Adapters:
     """All adapters of a team, resident on one frozen base.
 
     PEFT makes the layers and their weights, but its own forward pass lets one adapter act at a time, and switches
-    `requires_grad` with it. So it is told that adapters are off, and a hook adds to each layer's output what the
-    adapter of each row says: one pass of the base serves rows of all agents. Only adapters that act are in the graph,
-    so only they get gradients; all are always trainable.
+    `requires_grad` with it. So a forward pass of ours stands in its place, which adds to what the base layer says of
+    each row what the row's own adapter says: one pass of the base serves rows of all agents. Only adapters that act are
+    in the graph, so only they get gradients; all are always trainable.
     """
 
     def __init__(
@@ -67,14 +71,15 @@ class Adapters:
                     self.model: PeftModel = get_peft_model(base, config, adapter_name=agent)
                 else:
                     self.model.add_adapter(agent, config)
-        self.model.base_model.disable_adapter_layers()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
         for name, layer in self.model.named_modules():
             if isinstance(layer, LoraLayer):
                 if not layer.lora_A:
                     raise ConfigError(f"lora.targets: {name} is no linear layer; name linear ones, or all-linear")
-                layer.register_forward_hook(self._add)
+                parts = zip(layer.lora_dropout.items(), layer.lora_A.values(), layer.lora_B.values(), strict=True)
+                voices = {agent: (dropout, inner, outer) for (agent, dropout), inner, outer in parts}
+                layer.forward = partial(self._forward, layer.base_layer, voices)
         self.mixes = True
         """Rows of several agents can share a forward pass: every layer sees rows x tokens x features."""
         self.select(self.agents[0])
@@ -113,22 +118,27 @@ class Adapters:
         """The frozen base alone: the reference policy."""
         return self.acting(BASE)
 
-    def _add(self, layer: LoraLayer, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    def _forward(self, base_layer: Module, voices: Mapping[str, Voice], x: Tensor) -> Tensor:
         """A layer's output with what the adapters say of its input."""
-        x, speakers = args[0], self._speakers
+        out, speakers = base_layer(x), self._speakers
         self.mixes = self.mixes and x.dim() == 3
         if len(speakers) == 1:
             ((agent, _),) = speakers
-            if agent == BASE:
-                return out
-            said = _said(layer, agent, x)
-        elif not self.mixes:
+            return out if agent == BASE else self._added(voices[agent], x, out)
+        if not self.mixes:
             raise ConfigError("this model's layers do not see whole rows, so agents cannot share a forward pass")
-        else:
-            counts = [count for _, count in speakers]
-            parts = zip(speakers, x.split(counts), out.split(counts), strict=True)
-            said = torch.cat([_said(layer, a, part) if a != BASE else torch.zeros_like(o) for (a, _), part, o in parts])
-        return torch.add(out, said, alpha=self.alpha / self.rank).to(out.dtype)
+        counts = [count for _, count in speakers]
+        parts = zip(speakers, x.split(counts), out.split(counts), strict=True)
+        return torch.cat([o if a == BASE else self._added(voices[a], part, o) for (a, _), part, o in parts])
+
+    def _added(self, voice: Voice, x: Tensor, out: Tensor) -> Tensor:
+        """`out` + alpha / rank * B A x (arXiv 2106.09685), the sum in one product with B."""
+        dropout, inner, outer = voice
+        if not torch.is_autocast_enabled(x.device.type):  # autocast would undo it
+            x = x.to(inner.weight.dtype)
+        low = inner(dropout(x)).flatten(0, -2)
+        both = torch.addmm(out.flatten(0, -2).to(low.dtype), low, outer.weight.t(), alpha=self.alpha / self.rank)
+        return both.view_as(out).to(out.dtype)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -220,11 +230,3 @@ class Adapters:
             yield
         finally:
             self.model.train(training)
-
-
-def _said(layer: LoraLayer, agent: str, x: Tensor) -> Tensor:
-    """What `agent`'s adapter adds to a layer's output, but for alpha / rank (arXiv 2106.09685)."""
-    inner, outer = layer.lora_A[agent], layer.lora_B[agent]
-    if not torch.is_autocast_enabled(x.device.type):  # autocast would undo it
-        x = x.to(inner.weight.dtype)
-    return outer(inner(layer.lora_dropout[agent](x)))

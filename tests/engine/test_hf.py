@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 
 import pytest
 import torch
@@ -170,6 +171,80 @@ async def test_a_batch_is_bounded_by_the_tokens_of_its_prompts():
     await asyncio.gather(*(ask(length, seed) for seed, length in enumerate(lengths)))
     assert seen == [[10, 10, 10, 10], [10, 12, 12], [50]]
     await engine.close()
+
+
+async def test_a_few_long_prompts_share_a_batch_where_padding_is_cheap(adapters: Adapters):
+    """One that is three times as long costs less than each of its passes alone; sixty that wait for it do not."""
+    seen: list[list[int]] = []
+
+    class Seen(HFEngine):
+        def _generate(self, batch):
+            seen.append([len(request.prompt_ids) for request in batch])
+            return super()._generate(batch)
+
+    engine = Seen()
+    engine.attach(adapters, MODEL.chat(), MODEL.path)
+
+    async def ask(length: int, seed: int) -> None:
+        async with engine.lane():
+            await engine.generate("solver", tuple(range(3, 3 + length)), Sampling(1, seed=seed))
+
+    for short in (10, 60):
+        await engine.sleep()
+        await asyncio.gather(*(ask(length, seed) for seed, length in enumerate([*[20] * short, 60])))
+    assert seen == [[*[20] * 10, 60], [20] * 60, [60]]
+    await engine.close()
+
+
+async def test_a_turn_goes_on_from_what_was_computed_for_the_one_before(adapters: Adapters):
+    """Two agents' acts of three turns in one group: the same words with what is kept and without, at less cost."""
+
+    async def play(keep: bool, changed: bool = False) -> tuple[list[list[Completion]], int]:
+        engine = HFEngine()
+        engine.attach(adapters, MODEL.chat(), MODEL.path)
+        await engine.sync(0)
+
+        async def act(agent: str, prompt_ids: tuple[int, ...], seed: int) -> list[Completion]:
+            said: list[Completion] = []
+            async with engine.lane():
+                for turn in range(3):
+                    if not keep:
+                        await engine.sleep()
+                    if changed and turn == 2:
+                        await engine.sync(1)  # whatever was kept is of other weights
+                    said.append(await engine.generate(agent, prompt_ids, Sampling(12 + seed, seed=10 * seed + turn)))
+                    prompt_ids = (*prompt_ids, *said[-1].token_ids, *range(7, 9 + seed + turn))
+            return said
+
+        acts = [act(agent, prompt, seed) for seed, prompt in enumerate(prompts(4)) for agent in adapters.agents]
+        try:
+            return await asyncio.gather(*acts), engine.computed
+        finally:
+            await engine.close()
+
+    (plain, all_of_it), (kept, less), (synced, between) = await play(False), await play(True), await play(True, True)
+    assert less < between < all_of_it
+    for one, *others in zip(*(chain(*acts) for acts in (plain, kept, synced)), strict=True):
+        for other in others:
+            assert other.token_ids == one.token_ids
+            assert other.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+
+
+async def test_of_as_many_tokens_is_kept_as_a_batch_may_have(adapters: Adapters):
+    async def computed(most: int) -> int:
+        engine = HFEngine(max_batch_tokens=most)
+        engine.attach(adapters, MODEL.chat(), MODEL.path)
+        async with engine.lane():
+            prompt_ids = prompts(1)[0]
+            said = await engine.generate("solver", prompt_ids, Sampling(1, seed=0))
+            before = engine.computed
+            await engine.generate("solver", (*prompt_ids, *said.token_ids, 7), Sampling(1, seed=0))
+        await engine.close()
+        return engine.computed - before
+
+    length = len(prompts(1)[0])
+    assert await computed(length) == 2  # what was said last, and what is new
+    assert await computed(length - 1) == length + 2
 
 
 async def test_groups_do_not_wait_for_each_other_and_agents_share_batches(adapters: Adapters):
