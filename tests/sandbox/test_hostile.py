@@ -137,4 +137,4 @@ async def test_the_event_loop_stays_free(session: KernelSession):
     await session.execute("while True: pass", timeout=0.3)
     await session.execute("import os; os._exit(0)")
     task.cancel()
-    assert longest < 2.0
+    assert longest < 10.0, "what blocks it blocks it for minutes"
