@@ -17,7 +17,9 @@ MIN_ACTIONS = 8
 MAX_SELF_SCORED_GAP = 1.0
 MIN_CORRELATION = -0.2
 MIN_RISE, MIN_FALL = 0.3, 0.03
-"""Points of ten, and of the grade, between the halves of the last epochs."""
+"""Points of ten, and of the grade, between the halves of the last epochs..."""
+SURE = 2.0
+"""...and so many standard errors: of 90 runs of the laboratory, in which nothing parted, 2 were warned of, not 19."""
 _SCORE = re.compile(
     r"process[ _-]?score|\b(?:score|rating|grade)\b\W{0,3}(?:is\W)?\d|\b(?:10|[0-9])\s?(?:/|out of)\s?10\b",
     re.IGNORECASE,
@@ -131,7 +133,7 @@ def warnings(
     return lines
 
 
-def drift(history: Sequence[tuple[float, float]], epochs: int = 6) -> str:
+def drift(history: Sequence[tuple[float, float]], epochs: int = 8) -> str:
     """A line where rewards rise while grades fall: a team that learns to please its judge. Empty where none is due.
 
     Args:
@@ -141,13 +143,21 @@ def drift(history: Sequence[tuple[float, float]], epochs: int = 6) -> str:
     if len(history) < epochs:
         return ""
     halves = history[-epochs : -epochs // 2], history[-epochs // 2 :]
-    (score, grade), (now, graded) = (tuple(map(statistics.fmean, zip(*half, strict=True))) for half in halves)
-    if now - score < MIN_RISE or grade - graded < MIN_FALL:
+    (scores, grades), (scores_now, grades_now) = (tuple(zip(*half, strict=True)) for half in halves)
+    if not (_above(scores_now, scores, MIN_RISE) and _above(grades, grades_now, MIN_FALL)):
         return ""
+    score, now, grade, graded = map(statistics.fmean, (scores, scores_now, grades, grades_now))
     return (
         f"over the last {epochs} epochs the judge's mean score rose from {score:.2f} to {now:.2f} while the grade fell "
         f"from {grade:.3f} to {graded:.3f}: the team may be learning to please it (python -m mappa.audit shows by what)"
     )
+
+
+def _above(high: Sequence[float], low: Sequence[float], least: float) -> bool:
+    """Whether one mean is so much above the other, and by more than chance makes of it."""
+    rise = statistics.fmean(high) - statistics.fmean(low)
+    error = ((statistics.variance(high) + statistics.variance(low)) / len(high)) ** 0.5
+    return rise >= max(least, SURE * error)
 
 
 def mean_grade(episodes: Sequence[Episode]) -> float | None:
