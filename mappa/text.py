@@ -46,14 +46,6 @@ def code_blocks(text: str) -> str:
     return "\n".join(block.rstrip() for block in _FENCE.findall(text)).strip()
 
 
-def head_tail(text: str, limit: int) -> str:
-    """Cut the middle out of `text` so that about `limit` characters stay: tracebacks end at the tail."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n... [{len(text) - 2 * half} characters omitted] ...\n{text[len(text) - half :]}"
-
-
 def last_boxed(text: str) -> str | None:
     r"""Content of the last-opened complete `\boxed{...}`, in one pass: endless unclosed boxes cost nothing.
 

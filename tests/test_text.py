@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from mappa.errors import ConfigError
-from mappa.text import check_placeholders, code_blocks, fill, head_tail, in_reasoning, last_boxed, strip_reasoning
+from mappa.text import check_placeholders, code_blocks, fill, in_reasoning, last_boxed, strip_reasoning
+from sandbox.kernel.text import head_tail
 
 
 def test_fill_is_one_pass_and_leaves_braces_alone():

@@ -73,7 +73,7 @@ def endpoint(seconds: float) -> Iterator[str]:
 
 
 def judged_rollout(engine: Any, seconds: float) -> dict[str, float]:
-    """Seconds until the last verdict is in; with a judge that takes `seconds` a call, none of them if 0."""
+    """Seconds, also of the processor, until the last verdict is in; a judge takes `seconds` a call, 0 = no judge."""
     register_resolvers()
     words = ["+experiment=quickstart", "judge=openai", "judge.model=m", "judge.api_key_env=null"]
     with endpoint(seconds) as url, tempfile.TemporaryDirectory() as folder:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mappa.text import REASONING, head_tail, in_reasoning
+from mappa.text import REASONING, in_reasoning
 from mappa.types import Message
+from sandbox.kernel.text import head_tail
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mappa.text import head_tail
+from sandbox.kernel.text import head_tail
 
 LONGEST_TEXT, LONGEST_COMPLETION = 6000, 3000
 """Characters of a prompt's message or a tool's output, and tokens of a completion; head and tail are kept."""

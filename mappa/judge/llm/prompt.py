@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from mappa.errors import ConfigError
 from mappa.judge.base import Evidence
 from mappa.judge.llm.client import ChatMessages
-from mappa.text import check_placeholders, fill, head_tail
+from mappa.text import check_placeholders, fill
 from mappa.types import Action
+from sandbox.kernel.text import head_tail
 
 MATERIAL = {
     "task": "what the team was asked",
