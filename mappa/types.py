@@ -204,13 +204,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch, aligned to token positions. A row is an act: one action, or all turns of one.
+    """A micro-batch, aligned to token positions. A row is an act (one action, or all turns of one), or several.
 
     Padding is on the right, so causal attention needs no mask: no real token looks at padding.
     """
 
     speakers: tuple[tuple[str, int], ...]
     """Agent -> its number of rows, in the order of the rows."""
+    sizes: tuple[int, ...]
+    """Sampled tokens of each action, in the order of the loss positions."""
     input_ids_BT: Tensor
     loss_mask_BT: Tensor
     """1.0 where the token was sampled and its action is valid, else 0.0."""
@@ -221,3 +223,7 @@ class Batch:
     """Trainer log-probabilities before the first update of the rollout; None when one update is taken (ratio = 1)."""
     ref_logprobs_BT: Tensor | None
     """Base-model log-probabilities, only when the loss has a separate KL term."""
+    positions_BT: Tensor | None
+    """Of each token in its act; None where every row is one act."""
+    ends_BT: Tensor | None
+    """Token j of a row is seen from the places j <= i < ends[j] of it; None where every row is one act."""

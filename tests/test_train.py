@@ -22,9 +22,12 @@ from mappa.config import ASSETS, make
 from mappa.engine.hf import HFEngine
 from mappa.errors import CheckpointError, ConfigError, EngineError, RolloutError
 from mappa.judge.base import BaseJudge
-from mappa.learn.batch import Row, collate, cut_micro_batches
+from mappa.learn.batch import collate
 from mappa.learn.canary import check_voices
+from mappa.learn.packing import computed_tokens, cut_micro_batches
+from mappa.learn.rows import Row
 from mappa.play.episodes import read_episodes
+from mappa.policy.attention import Packing
 from mappa.task.arithmetic import Arithmetic
 from mappa.train import build, cheap_parts, train
 from mappa.types import BASE, Verdict
@@ -237,32 +240,37 @@ def test_accumulation_and_padding_change_nothing(fitted):
 
 
 def test_acts_as_rows_and_agents_in_one_pass_change_nothing(fitted):
-    """The same loss and gradient as from a row for every action, and a pass for every agent."""
-    module, _, trainer = found = fitted("data.tasks_per_epoch=3", judge=Spread())
+    """The same loss and gradient as from a row for every action, and a pass for every agent; samples share prompts."""
+    module, _, trainer = found = fitted("data.tasks_per_epoch=3", "data.samples_per_task=6", judge=Spread())
     losses, seen = {}, {}
 
     def training_step(rows: list[Row], batch_idx: int) -> None:
         sizes = {agent: module.turn.size([row for row in rows if row.agent == agent]) for agent in module.agents}
         alone = [replace(row, group=row.sample.action.id) for row in rows]
         with module.adapters.disturbed():
-            for name, form, mix in (("merged", rows, True), ("alone", alone, False)):
+            ways = {"shared": Packing.SHARED, "full": Packing.FULL, "merged": Packing.ALONE, "alone": Packing.ALONE}
+            for name, packing in ways.items():
+                form, mix = (alone, False) if name == "alone" else (rows, True)
                 sums: dict[str, torch.Tensor] = {}
-                micro = cut_micro_batches(form, 10_000, mix=mix)
+                micro = cut_micro_batches(form, 10_000, mix=mix, packing=packing)
                 for part in micro:
                     module.manual_backward(module._loss(collate(part, module.chat.pad_id), sizes, sums))
                 losses[name] = {agent: sums[f"{agent}/loss"].item() for agent in module.agents}
                 seen[name] = {agent: [p.grad for p in module.adapters.parameters(agent)] for agent in module.agents}
                 module.zero_grad()
-                seen[f"{name} rows"] = sum(map(len, micro))
+                seen[f"{name} rows"], seen[f"{name} tokens"] = sum(map(len, micro)), computed_tokens(micro)
 
     module.training_step = training_step
     trainer.fit(*found[:2])
-    assert seen["merged rows"] < seen["alone rows"]
+    assert seen["full rows"] < seen["shared rows"] < seen["merged rows"] < seen["alone rows"]
+    assert seen["shared tokens"] < 0.9 * seen["merged tokens"]
     for agent in module.agents:
-        assert losses["merged"][agent] == pytest.approx(losses["alone"][agent], abs=1e-6)
-        ours, theirs = (torch.cat([g.flatten() for g in seen[name][agent]]) for name in ("merged", "alone"))
+        theirs = torch.cat([g.flatten() for g in seen["alone"][agent]])
         assert theirs.norm() > 1e-3
-        assert (ours - theirs).norm() / theirs.norm() < 2e-6
+        for name, rounding in (("full", 1e-5), ("shared", 1e-5), ("merged", 2e-6)):
+            assert losses[name][agent] == pytest.approx(losses["alone"][agent], abs=1e-6)
+            ours = torch.cat([g.flatten() for g in seen[name][agent]])
+            assert (ours - theirs).norm() / theirs.norm() < rounding
 
 
 def test_an_unjudged_action_changes_no_weight(fitted):
@@ -422,7 +430,10 @@ def test_the_engine_is_heard_with_trained_adapters_too_and_they_stay_as_they_are
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_said_before_the_update_has_the_updates_precision(dtype: str, fitted):
-    """Under bf16-mixed: log-probabilities outside of the training step and inside of it, without any update between."""
+    """Under bf16-mixed: log-probabilities outside of the training step and inside of it, without any update between.
+
+    Each act by itself, so that not a bit depends on those beside it.
+    """
     words = ("trainer.precision=bf16-mixed", f"model.dtype={dtype}", "module.micro_batch_tokens=1")
     module, data, trainer = fitted(*words, judge=Spread())
     before: dict[str, torch.Tensor] = {}
@@ -430,6 +441,7 @@ def test_what_is_said_before_the_update_has_the_updates_precision(dtype: str, fi
     make_rows = module.objective.rows
 
     def rows(made):
+        made.policies._packing = Packing.ALONE
         samples = made.samples()
         before.update(zip((s.action.id for s in samples), made.policies.now(samples), strict=True))
         return make_rows(made)

@@ -98,20 +98,27 @@ def bench(argv: list[str]) -> dict[str, Any]:
 
 def show(part: str, rows: dict[str, dict[str, float | None]]) -> None:
     """A table: one line a case, or a column where there are many numbers of few cases."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    columns = list(dict.fromkeys(key for row in rows.values() for key, value in row.items() if value is not None))
     cells = {
-        (name, key): "" if row.get(key) is None else f"{row[key]:.4g}" for name, row in rows.items() for key in columns
+        (name, key): "" if row.get(key) is None else _shown(row[key]) for name, row in rows.items() for key in columns
     }
     lines, across = (columns, list(rows)) if len(columns) > 8 else (list(rows), columns)
-    table = Table(title=part.replace("_", " "))
+    table = Table(title=part.replace("_", " "), box=SIMPLE, pad_edge=False)
     for column in ("", *across):
-        table.add_column(column, no_wrap=not column)
+        table.add_column(
+            column.replace("processor seconds", "CPU s"), no_wrap=not column, justify="left" if not column else "right"
+        )
     for line in lines:
         table.add_row(line, *(cells.get((line, key), cells.get((key, line))) for key in across))
     Console().print(table)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def main() -> None:

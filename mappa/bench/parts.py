@@ -17,9 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from mappa.bench.shapes import Setting
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.engine.hf import HFEngine
-from mappa.learn.batch import Row, acts, at_loss, collate, computed_tokens, cut_micro_batches, needed_tokens, parts
+from mappa.learn.batch import at_loss, collate, parts
 from mappa.learn.loss import LossConfig, policy_loss
+from mappa.learn.packing import computed_tokens, cut_micro_batches
 from mappa.learn.policies import Old, TeamPolicies
+from mappa.learn.rows import Row, acts, needed_tokens
+from mappa.policy.attention import Packing, packing_of
 from mappa.policy.forward import Policy
 from mappa.policy.lora import Adapters
 from mappa.types import Action, Sample, StopReason
@@ -87,19 +90,32 @@ def update(setting: Setting) -> Numbers:
         if turns == 8:
             alone = [Row(r.sample, r.advantages, group=r.sample.action.id) for r in made]
             found["8 turns, a row each"] = _update(setting, policies, alone)
+    for samples in (1, 4, 16):
+        made = rows(setting.tokens // row, row, 1, AGENTS[:1], samples)
+        found[f"{samples} samples a prompt"] = _update(setting, policies, made)
+    found["16 samples, a row each"] = _update(setting, policies, made, packing=Packing.ALONE)
     for length in (length for length in CONTEXTS if length <= limit):
         made = rows(setting.tokens // length, length, 1, AGENTS[:3])
         found[f"context {length}"] = _update(setting, policies, made)
     return found
 
 
-def rows(count: int, length: int, turns: int, agents: Sequence[str]) -> list[Row]:
-    """So many acts of `length` tokens, of which each turn's second half was said by the agent."""
+def rows(count: int, length: int, turns: int, agents: Sequence[str], samples: int = 0) -> list[Row]:
+    """So many acts of `length` tokens, of which each turn's second half was said by the agent.
+
+    Args:
+        samples: of each prompt, which is then seven eighths of an act; 0 = a prompt for each.
+    """
     rng, made, each = random.Random(0), [], max(2, length // turns)
+    asked: list[int] = []
     for index in range(count):
-        ids = [rng.randrange(3, 300) for _ in range(each * turns)]
+        start, ids = each // 2, [rng.randrange(3, 300) for _ in range(each * turns)]
+        if samples:
+            start = each - max(1, each // 8)
+            asked = asked if index % samples else ids[:start]
+            ids[:start] = asked
         for turn in range(turns):
-            start, end = turn * each + each // 2, (turn + 1) * each
+            start, end = turn * each + start % each, (turn + 1) * each
             said = tuple(ids[start:end])
             action = Action(
                 f"{index:06d}/{turn}",
@@ -111,10 +127,14 @@ def rows(count: int, length: int, turns: int, agents: Sequence[str]) -> list[Row
     return made
 
 
-def _update(setting: Setting, policies: TeamPolicies, rows: Sequence[Row], mix: bool = True) -> dict[str, float | None]:
+def _update(
+    setting: Setting, policies: TeamPolicies, rows: Sequence[Row], mix: bool = True, packing: Packing | None = None
+) -> dict[str, float | None]:
+    """`packing`: None = as the model's attention allows."""
     size = sum(len(row.advantages) for row in rows)
     needed = sum(act[-1].length for act in acts([Row(row.sample, row.advantages) for row in rows]))
-    micro = cut_micro_batches(rows, setting.tokens, mix=mix)
+    packing = packing or packing_of(policies.adapters.base)
+    micro = cut_micro_batches(rows, setting.tokens, mix=mix, packing=packing)
 
     def work() -> None:
         for part in micro:

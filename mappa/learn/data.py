@@ -15,8 +15,8 @@ from lightning import LightningDataModule
 from mappa.engine.base import Engine
 from mappa.epoch import save_and_stop
 from mappa.errors import ConfigError, RolloutError
-from mappa.learn.batch import Row, cut_updates
 from mappa.learn.canary import check_voices
+from mappa.learn.rows import Row, cut_updates
 from mappa.learn.window import task_window
 from mappa.play.episodes import read_episodes, stored_files, to_json, write_episodes
 from mappa.play.loop import EventLoop

@@ -15,9 +15,11 @@ from lightning import LightningModule
 from torch import Tensor
 
 from mappa.epoch import Collected, save_and_stop
-from mappa.errors import SelectionError
-from mappa.learn.batch import Row, collate, computed_tokens, cut_micro_batches, needed_tokens, parts, row_warnings
+from mappa.errors import ConfigError, SelectionError
+from mappa.learn.batch import collate, parts
+from mappa.learn.packing import computed_tokens
 from mappa.learn.policies import Old, TeamPolicies
+from mappa.learn.rows import Row, needed_tokens, row_warnings
 from mappa.objective.base import Objective, Prepared, Start
 from mappa.policy.forward import Policy
 from mappa.policy.model import Model
@@ -67,7 +69,7 @@ class TeamModule(LightningModule):
         self.version = 0
         """Number of updates taken: the adapters' version."""
         self.tokens: Counter[str] = Counter()
-        """Of this rank's updates: `computed`, with padding, and `needed`, each token once; a callback empties it."""
+        """Of this rank's updates: `computed`, with padding, and `needed`, each act's once; a callback empties it."""
         self.adapters_from: Path | None = None
         """Folder of saved adapters to start from (resume, evaluate)."""
         self._lora = lora
@@ -87,6 +89,8 @@ class TeamModule(LightningModule):
         """Load the base and create the adapters; Lightning may call this more than once."""
         if self._policy is not None:
             return
+        if self.model.attention == "flex_attention" and self.trainer.strategy.root_device.type == "cpu":
+            raise ConfigError("model.attention=flex_attention has no backward pass on the CPU; leave it out")
         self.chat = self.model.chat()
         reads = self.device_mesh is None or world()[0] == 0  # sharded weights come from the first rank
         self.adapters = self._lora(self.model.load(weights=reads), self.agents)
@@ -223,7 +227,7 @@ class TeamModule(LightningModule):
         """One pass over the rows of all agents, then a clipped step of each that has any on some rank."""
         mine = {agent: self.turn.size([row for row in rows if row.agent == agent]) for agent in self.agents}
         rows = [row for row in rows if mine[row.agent] > 0]  # what has no weight at all has no loss either
-        micro = cut_micro_batches(rows, self._micro_batch_tokens, mix=self.adapters.mixes)
+        micro = self.policies.micro_batches(rows)
         self.tokens.update(computed=computed_tokens(micro), needed=needed_tokens(rows))
         plans = gather((len(micro), mine))
         steps, sizes = max(plan[0] for plan in plans), added(mine, lambda _: [plan[1] for plan in plans])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
@@ -11,13 +12,22 @@ import torch
 from torch import Tensor
 
 from mappa.errors import EngineError
-from mappa.learn.batch import Row, collate, cut_micro_batches, ordered
+from mappa.learn.batch import collate, ordered
+from mappa.learn.packing import Line, cut_micro_batches
+from mappa.learn.rows import Row
+from mappa.policy.attention import Packing, packing_of
 from mappa.ranks import gather
 from mappa.types import BASE, Batch, Sample
 
 if TYPE_CHECKING:
     from mappa.policy.forward import Policy
     from mappa.policy.lora import Adapters
+
+
+log = logging.getLogger(__name__)
+
+FEW_ACTS, SAME = 4, 0.05
+"""Acts that are looked at, and nats per token that rounding to bfloat16 may account for."""
 
 
 class Old(StrEnum):
@@ -44,6 +54,9 @@ class TeamPolicies:
         self._policy, self.adapters, self._pad_id = policy, adapters, pad_id
         self._micro_batch_tokens, self.max_engine_gap = micro_batch_tokens, max_engine_gap
         self._old = old
+        self._packing = packing_of(adapters.base)
+        self._trusted = False
+        """Acts that shared a row said what they say alone."""
 
     def check_engine(self, samples: Sequence[Sample], count: int = 8) -> None:
         """Before the first update engine and trainer must agree on what was sampled: same temperature, same adapter.
@@ -103,8 +116,7 @@ class TeamPolicies:
             voice: whose; None = each sample's own agent's.
         """
         rows = [Row(sample, torch.zeros(len(sample.action.completion_ids))) for sample in samples]
-        own = voice is None
-        micro = cut_micro_batches(rows, self._micro_batch_tokens, by_agent=own, mix=self.adapters.mixes)
+        micro = self.micro_batches(rows, voice)
         found: list[Tensor] = []
         with self._without_gradients(), self.adapters.evaluating():
             for index in range(max(gather(len(micro)))):
@@ -116,6 +128,42 @@ class TeamPolicies:
         values = torch.cat(found).cpu().split(lengths) if order else ()
         by_id = dict(zip((row.sample.action.id for row in order), values, strict=True))
         return [by_id[sample.action.id] for sample in samples]
+
+    def micro_batches(self, rows: Sequence[Row], voice: str | None = None) -> list[list[Line]]:
+        """Of this rank, cut as the model's attention allows; the first acts that share a row are looked at before.
+
+        Args:
+            voice: as in `logprobs`.
+        """
+        by_agent, mix = voice is None, self.adapters.mixes
+        micro = cut_micro_batches(rows, self._micro_batch_tokens, by_agent, mix, self._packing)
+        if self._packing is Packing.ALONE or self._trusted:
+            return micro
+        shared = next((line for part in micro for line in part if len(line) > 1), [])
+        if not any(gather(bool(shared))):
+            return micro
+        few = sorted(shared[:FEW_ACTS], key=lambda act: act[0].agent)  # the order in which they are one by one
+        gap = max(gather(self._gap(few, voice)))
+        self._trusted = gap <= SAME
+        if self._trusted:
+            return micro
+        self._packing = Packing.ALONE
+        log.warning(
+            "acts that share a row of the update are %.3f nats per token from what they are alone: this model's "
+            "attention does not keep them apart, so each has a row of its own from here on, which takes longer",
+            gap,
+        )
+        return cut_micro_batches(rows, self._micro_batch_tokens, by_agent, mix)
+
+    def _gap(self, line: Line, voice: str | None) -> float:
+        """Nats per token between acts in one row and in a row each. Collective."""
+        with self._without_gradients(), self.adapters.evaluating():
+            ways = [[line] if line else [], [[act] for act in line]]
+            together, alone = (
+                self.forward(collate(lines, self._pad_id, () if line else self.adapters.agents[:1]), voice)[0]
+                for lines in ways
+            )
+        return (together - alone).abs().mean().item() if line else 0.0
 
     def _without_gradients(self) -> AbstractContextManager[None]:
         """Sharded weights are gathered into buffers that the update uses again: those must not be inference tensors."""
@@ -132,4 +180,8 @@ class TeamPolicies:
         self.adapters.select_rows(speakers)
         device = next(self.adapters.model.parameters()).device
         with self.adapters.precision():
-            return self._policy(batch.input_ids_BT.to(device, non_blocking=True), batch.loss_mask_BT)
+            moved = [
+                None if tensor is None else tensor.to(device, non_blocking=True)
+                for tensor in (batch.input_ids_BT, batch.positions_BT, batch.ends_BT)
+            ]
+            return self._policy(moved[0], batch.loss_mask_BT, *moved[1:])

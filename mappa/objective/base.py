@@ -14,7 +14,7 @@ from mappa.types import Batch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mappa.learn.batch import Row
+    from mappa.learn.rows import Row
 
 
 class Start(StrEnum):

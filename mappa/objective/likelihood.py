@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mappa.epoch import Collected
-from mappa.learn.batch import Row, at_loss
+from mappa.learn.batch import at_loss
 from mappa.learn.loss import likelihood_loss
+from mappa.learn.rows import Row
 from mappa.objective.base import BaseObjective, Prepared, Start
 from mappa.reward.base import Reward, reward_metrics
 from mappa.select.base import Selection

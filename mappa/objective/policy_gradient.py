@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mappa.credit.base import Credit
 from mappa.epoch import Collected
-from mappa.learn.batch import Row, at_loss
+from mappa.learn.batch import at_loss
 from mappa.learn.loss import LossConfig, kl_penalty, policy_loss
+from mappa.learn.rows import Row
 from mappa.objective.base import BaseObjective, Prepared
 from mappa.reward.base import Reward, reward_metrics
 from mappa.search.base import Search

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mappa.epoch import Collected
-from mappa.learn.batch import Row, at_loss
+from mappa.learn.batch import at_loss
 from mappa.learn.loss import preference_loss
+from mappa.learn.rows import Row
 from mappa.objective.base import BaseObjective, Prepared, Start
 from mappa.reward.base import Reward, reward_metrics
 from mappa.search.base import Search
@@ -77,16 +78,16 @@ class Preference(BaseObjective):
     def loss(
         self, logprobs_N: Tensor, entropy_N: Tensor, batch: Batch, size: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The rows of a pair stand next to each other, the chosen one first."""
+        """The actions of a pair stand next to each other, the chosen one first."""
         device = logprobs_N.device
         tokens = torch.tensor(float(len(logprobs_N)))
         if batch.ref_logprobs_BT is None or not len(logprobs_N):
             loss = logprobs_N.sum() * 0.0
             return loss, {"tokens": tokens, "loss": loss.detach()}
-        row_N = batch.loss_mask_BT[:, 1:].nonzero()[:, 0]
+        row_N = torch.arange(len(batch.sizes)).repeat_interleave(torch.tensor(batch.sizes))
         ref_N = at_loss(batch.ref_logprobs_BT, batch, device)
         loss, values = preference_loss(logprobs_N, ref_N, row_N, size, self._beta, self._alpha)
         # metrics are divided by the step's tokens: a pair's count once for each of its tokens
-        per_pair = tokens / (len(batch.loss_mask_BT) / 2)
+        per_pair = tokens / (len(batch.sizes) / 2)
         values = {key: value * per_pair for key, value in values.items()}
         return loss, values | {"tokens": tokens, "loss": loss.detach(), "entropy": entropy_N.sum()}

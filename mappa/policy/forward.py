@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mappa.policy.attention import seen_mask
 from mappa.policy.lora import Adapters
 
 
@@ -21,19 +22,23 @@ class Policy(torch.nn.Module):
         """Of the log-probabilities."""
         self._chunk_tokens = chunk_tokens
 
-    def forward(self, input_ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_ids_BT: Tensor, mask_BT: Tensor, positions_BT: Tensor | None = None, ends_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities (float32, under the sampling temperature) and entropies of the tokens where mask is not 0.
 
         Logits exist only at those positions, a chunk at a time.
 
         Args:
             mask_BT: best on the host, so that the device need not be waited for.
+            positions_BT, ends_BT: of rows of several acts; see `Batch`.
 
         Returns:
             logprobs_N and entropy_N, in row-major order of the mask.
         """
         base = self.model.get_base_model()
-        hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        seen = {} if ends_BT is None else {"position_ids": positions_BT, "attention_mask": seen_mask(base, ends_BT)}
+        hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False, **seen).last_hidden_state
         row_N, t_N = mask_BT[:, 1:].nonzero(as_tuple=True)  # the hidden state at t - 1 predicts token t
         before_N = (row_N * mask_BT.shape[1] + t_N).to(hidden_BTH.device)
         return token_logprobs(

@@ -6,17 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from mappa.learn.batch import (
-    WASTE,
-    Row,
-    acts,
-    collate,
-    computed_tokens,
-    cut_micro_batches,
-    cut_updates,
-    parts,
-    row_warnings,
-)
+from mappa.learn.batch import collate, parts
+from mappa.learn.packing import WASTE, computed_tokens, cut_micro_batches, length, speaker
+from mappa.learn.rows import Row, acts, cut_updates, row_warnings
 from tests.conftest import make_sample
 
 
@@ -26,7 +18,7 @@ def row(name: str, prompt: int = 2, completion: int = 3, agent: str = "solver") 
 
 
 def test_collate_literal():
-    batch = collate([[row("a", 2, 3)], [row("b", 1, 2)]], pad_id=0)
+    batch = collate([[[row("a", 2, 3)]], [[row("b", 1, 2)]]], pad_id=0)
     assert batch.input_ids_BT.tolist() == [[3, 4, 10, 11, 12], [3, 10, 11, 0, 0]]
     assert batch.loss_mask_BT.tolist() == [[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]]
     assert batch.advantages_BT.tolist() == [[0, 0, 1, 2, 3], [0, 1, 2, 0, 0]]
@@ -43,8 +35,8 @@ def test_an_empty_micro_batch_carries_no_loss():
 def test_micro_batches_respect_the_budget_padding_included():
     rows = [row(str(i), prompt=p, completion=1) for i, p in enumerate([9, 4, 3, 9, 1])]
     cut = cut_micro_batches(rows, token_budget=20)
-    assert [[act[-1].length for act in part] for part in cut] == [[10, 10], [5], [4], [2]]
-    assert sorted(r.sample.action.id for part in cut for (r,) in part) == ["0", "1", "2", "3", "4"]
+    assert [[length(line) for line in part] for part in cut] == [[10, 10], [5], [4], [2]]
+    assert sorted(r.sample.action.id for part in cut for ((r,),) in part) == ["0", "1", "2", "3", "4"]
 
 
 def test_a_row_over_the_budget_is_kept():
@@ -114,7 +106,7 @@ def act(name: str, turns: int, agent: str = "solver", prompt: int = 4, said: int
 
 
 def test_the_turns_of_an_act_are_one_row_literal():
-    batch = collate(acts(act("e", 2, prompt=2, said=2, shown=1)), pad_id=0)
+    batch = collate([acts(act("e", 2, prompt=2, said=2, shown=1))], pad_id=0)
     assert batch.input_ids_BT.tolist() == [[100, 101, 10, 11, 50, 10, 11]]
     assert batch.loss_mask_BT.tolist() == [[0, 0, 1, 1, 0, 1, 1]]
     assert batch.advantages_BT.tolist() == [[0, 0, 1, 1, 0, 2, 2]]
@@ -166,4 +158,4 @@ def test_agents_share_a_micro_batch_and_everyone_is_in_the_graph():
         ("solver", 3),
         ("verifier", 6),
     ]
-    assert [len({found[0].agent for found in part}) for part in cut_micro_batches(rows, 100, mix=False)] == [1, 1]
+    assert [len({speaker(line) for line in part}) for part in cut_micro_batches(rows, 100, mix=False)] == [1, 1]

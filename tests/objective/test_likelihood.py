@@ -7,8 +7,9 @@ import torch
 
 from mappa.config import ASSETS
 from mappa.epoch import Collected
-from mappa.learn.batch import Row, collate
+from mappa.learn.batch import collate
 from mappa.learn.loss import likelihood_loss
+from mappa.learn.rows import Row
 from mappa.objective.base import Start
 from mappa.objective.likelihood import Likelihood
 from mappa.policy.forward import Policy
@@ -33,7 +34,7 @@ def test_it_is_transformers_own_loss_where_all_weights_are_one():
         Row(make_sample(None, name=f"e/{i}", prompt=p, completion=c), torch.ones(c))
         for i, (p, c) in enumerate([(4, 3), (2, 6), (5, 1)])
     ]
-    batch = collate([[row] for row in rows], pad_id=0)
+    batch = collate([[[row]] for row in rows], pad_id=0)
     labels = batch.input_ids_BT.masked_fill(batch.loss_mask_BT == 0, -100)
     theirs = base(input_ids=batch.input_ids_BT, labels=labels).loss
     policy = Policy(Adapters(base, ["solver"], rank=2), 1.0, 4)
@@ -68,6 +69,6 @@ def test_rows_are_the_choices_and_only_the_acts_own_tokens_carry_loss():
     assert [row.advantages.tolist() for row in prepared.rows] == [[0.5, 0.5, 0.5], [1.0, 1.0]]
     assert objective.size(prepared.rows) == 3.5
     assert (objective.passes, objective.start, objective.temperature) == (2, Start.BASE, 1.0)
-    batch = collate([[row] for row in prepared.rows], pad_id=0)
+    batch = collate([[[row]] for row in prepared.rows], pad_id=0)
     assert batch.input_ids_BT.tolist() == [[3, 4, 10, 11, 12], [7, 8, 9, 10, 11]], "the hint is not learned under"
     assert batch.loss_mask_BT.tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 1]]

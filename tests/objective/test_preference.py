@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mappa.epoch import Collected
-from mappa.learn.batch import Row, collate, cut_micro_batches, cut_updates
+from mappa.learn.batch import collate
 from mappa.learn.loss import preference_loss
+from mappa.learn.packing import cut_micro_batches
+from mappa.learn.rows import Row, cut_updates
 from mappa.objective.alternate import Alternate
 from mappa.objective.base import BaseObjective, Start
 from mappa.objective.preference import Preference
@@ -66,7 +68,7 @@ def test_pairs_stay_together_and_in_order():
     rows = [row for index in range(5) for row in pair(str(index), 3, 5 + index)]
     for step in cut_updates(rows, 4, seed=0, passes=2):
         for micro in cut_micro_batches(step, token_budget=25):
-            names = [row.sample.action.id for (row,) in micro]
+            names = [row.sample.action.id for ((row,),) in micro]
             assert [n.partition("/")[2] for n in names] == ["c", "r"] * (len(names) // 2)
             assert all(a.partition("/")[0] == b.partition("/")[0] for a, b in zip(names[::2], names[1::2], strict=True))
 
@@ -79,7 +81,7 @@ def test_the_objectives_loss_of_a_batch_is_the_pure_one_however_it_is_cut():
     known = {row.sample.action.id: -torch.rand(len(row.advantages)) for row in rows}
 
     def loss_of(part: list[Row]) -> float:
-        batch = collate([[row] for row in part], 0)
+        batch = collate([[[row]] for row in part], 0)
         logprobs = torch.cat([known[row.sample.action.id] for row in part])
         return objective.loss(logprobs, torch.zeros_like(logprobs), batch, 2.0)[0].item()
 
