@@ -37,7 +37,7 @@ def test_the_engine_an_epoch_and_the_judge(tmp_path: Path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("updat", r"'updat' is unknown; available: engine, update, epoch, judge, all, shape=,"),
+        ("updat", r"'updat' is unknown; available: engine, update, epoch, judge, plan, all, shape=,"),
         ("shape=llama", r"shape=llama is unknown; available: tiny, qwen3_0_6b, qwen3_4b"),
         ("tokens=0", r"tokens=0 must be a whole number of at least 1"),
         ("against=verl", r"against=verl is unknown; available: trl"),

@@ -3,111 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
 
-from mappa.config import ASSETS
+from mappa.bench.planned import Case, folder_of, planned_and_measured
 from mappa.errors import ConfigError
 from mappa.plan import estimate, plan
-from mappa.policy.footprint import footprint
-from mappa.policy.lora import Adapters
-from mappa.policy.model import Model
-
-AGENTS = ("solver", "executor", "verifier")
-QWEN3_4B = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
-QWEN3_0_6B = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
-REAL = """
-import sys, threading, time, torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from mappa.policy.lora import Adapters
-from mappa.policy.model import Model
-from mappa.policy.forward import Policy
-
-path, checkpointing, rows, length = sys.argv[1], sys.argv[2] == "True", int(sys.argv[3]), int(sys.argv[4])
-torch.set_num_threads(1)
-model = Model(path, "float32", gradient_checkpointing=checkpointing)
-base = model.prepare(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=torch.float32))
-adapters = Adapters(base, ("solver", "executor", "verifier"))
-adapters.model.train()
-policy = Policy(adapters, 1.0, 1024)
-resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
-
-def once(rows):
-    ids, mask = torch.randint(5, 300, (rows, length)), torch.ones(rows, length)
-    each = [(agent, len(range(i, rows, 3))) for i, agent in enumerate(adapters.agents)]
-    adapters.select_rows([(agent, count) for agent, count in each if count])
-    policy(ids, mask)[0].sum().backward()
-    adapters.model.zero_grad(set_to_none=True)
-
-once(1)  # libraries make their own workspaces at the first use
-before, peak, done = resident(), [0], threading.Event()
-
-def watch():
-    while not done.is_set():
-        peak[0] = max(peak[0], resident())
-        time.sleep(0.001)
-
-thread = threading.Thread(target=watch)
-thread.start()
-once(rows)
-done.set()
-thread.join()
-print(peak[0] - before)
-"""
 
 
-def qwen3(folder: Path, **shape: int) -> str:
-    """A folder with a config of this shape and nothing else."""
-    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936}
-    config |= {"num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "max_position_embeddings": 40960}
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config | shape))
+def qwen3_4b(folder: Path, **changes: int) -> str:
+    """A folder with the config of such a model and nothing else."""
+    path = Path(folder_of("qwen3_4b", folder)) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return str(folder)
 
 
-def predicted_and_real(path: str, checkpointing: bool, rows: int, length: int) -> tuple[float, float]:
-    """Bytes of one forward and backward pass: by the planner, and resident in a process that does it."""
-    model = Model(path, "float32", gradient_checkpointing=checkpointing)
-    sizes = footprint(model, partial(Adapters), AGENTS, rows * length, length, 1024)
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, "-c", REAL, path, str(checkpointing), str(rows), str(length)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return sizes.update, float(ran.stdout.split()[-1])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_of_the_tiny_models_update(checkpointing: bool):
-    predicted, real = predicted_and_real(str(ASSETS / "tiny"), checkpointing, rows=64, length=200)
-    print(f"tiny, checkpointing {checkpointing}: predicted {predicted / 2**20:.0f}, real {real / 2**20:.0f} MiB")
-    assert predicted == pytest.approx(real, rel=0.15)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_of_the_update_at_the_shape_of_qwen3_0_6b(checkpointing: bool, tmp_path: Path):
-    path = qwen3(tmp_path / "model", **QWEN3_0_6B)
-    predicted, real = predicted_and_real(path, checkpointing, rows=2, length=256)
-    print(f"0.6B, checkpointing {checkpointing}: predicted {predicted / 2**20:.0f}, real {real / 2**20:.0f} MiB")
-    assert predicted == pytest.approx(real, rel=0.15)
+@pytest.mark.parametrize("again", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize(("shape", "rows", "length"), [("tiny", 64, 200), ("tiny", 4, 3000), ("qwen3_0_6b", 2, 256)])
+def test_the_memory_of_an_update(shape: str, rows: int, length: int, again: bool, tmp_path: Path):
+    sizes, real = planned_and_measured(Case(shape, rows, length, again), "float32", tmp_path)
+    assert sizes.update == pytest.approx(real["bytes"], rel=0.1)
 
 
 @pytest.fixture
 def papers_run(tmp_path: Path) -> list[str]:
-    return ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3(tmp_path / 'model', **QWEN3_4B)}"]
+    return ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3_4b(tmp_path / 'model')}"]
 
 
 @pytest.fixture
 def shallow(tmp_path: Path) -> list[str]:
     """The paper's run on a model of few layers: every layer is passed through op by op."""
-    shape = QWEN3_4B | {"num_hidden_layers": 2}
-    return ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3(tmp_path / 'model', **shape)}"]
+    return ["+experiment=mathchat", "model=qwen3_4b", f"model.path={qwen3_4b(tmp_path / 'model', num_hidden_layers=2)}"]
 
 
 def test_the_papers_run_fits_on_80_gb(papers_run: list[str]):

@@ -1,9 +1,10 @@
-"""Measure what a run is made of: `python -m mappa.bench [engine|update|epoch|judge|all] [against=trl] [words]`.
+"""Measure what a run is made of: `python -m mappa.bench [engine|update|epoch|judge|plan|all] [against=trl] [words]`.
 
     engine   the hf engine: tokens a second, and agents that share a batch
     update   loss and gradients: 1 to 8 agents at equal tokens, 1 to 8 turns an act, contexts from 16 to 16k
     epoch    one epoch of the quickstart by phase, kernels and judge included
     judge    64 episodes of 4 actions of 1 s, and a judge that takes 1 s
+    plan     what mappa.plan says of an update's memory and time, beside what it takes, at several shapes
 
 Words:
     shape=NAME     tiny (as shipped), qwen3_0_6b or qwen3_4b, with random weights (default tiny; on a GPU qwen3_4b)
@@ -28,7 +29,9 @@ from mappa.bench.shapes import SHAPES
 from mappa.command import quiet, run_guarded, wants_help
 from mappa.errors import ConfigError
 
-PARTS = ("engine", "update", "epoch", "judge")
+PARTS = ("engine", "update", "epoch", "judge", "plan")
+_SHORT = {"planned seconds": "planned s", "seconds": "s", "processor seconds": "CPU s", "computed/needed": "computed"}
+"""Columns that would not fit a terminal."""
 _WORDS = {"shape": None, "tokens": None, "dtype": None, "repeats": "3", "against": None, "to": "outputs/bench.json"}
 
 
@@ -108,10 +111,9 @@ def show(part: str, rows: dict[str, dict[str, float | None]]) -> None:
     }
     lines, across = (columns, list(rows)) if len(columns) > 8 else (list(rows), columns)
     table = Table(title=part.replace("_", " "), box=SIMPLE, pad_edge=False)
-    for column in ("", *across):
-        table.add_column(
-            column.replace("processor seconds", "CPU s"), no_wrap=not column, justify="left" if not column else "right"
-        )
+    table.add_column("", no_wrap=True)
+    for column in across:
+        table.add_column(_SHORT.get(column, column), justify="right")
     for line in lines:
         table.add_row(line, *(cells.get((line, key), cells.get((key, line))) for key in across))
     Console().print(table)

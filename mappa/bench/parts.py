@@ -237,6 +237,16 @@ def quickstart_epoch(*words: str) -> tuple[dict[str, float | None], list[Said]]:
     return numbers, watch.said
 
 
+# ---------------------------------------------------------------------- plan
+def plan(setting: Setting) -> Numbers:
+    """The planner against one pass at several shapes. On a GPU its seconds are those of the share of the peak that it
+    takes for granted; without one, of the mean of all cases."""
+    from mappa.bench.planned import compare
+
+    on_gpu, share = setting.device == "cuda", setting.share_of_peak(1.0, 1.0)
+    return compare(setting.dtype, on_gpu, None if share is None else 0.2 / share)
+
+
 # ---------------------------------------------------------------------- judge
 class _Slow(BaseEngine):
     """Takes 1 s an action, as many at once as are asked for."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_CAUSAL = "mappa_causal_sdpa"
 
 
 class Packing(StrEnum):
@@ -30,6 +35,27 @@ def packing_of(base: PreTrainedModel) -> Packing:
         return Packing.ALONE
     allowed = {"sdpa": Packing.SHARED, "eager": Packing.SHARED, "flex_attention": Packing.FULL}
     return allowed.get(_attention(base), Packing.ALONE)
+
+
+@contextmanager
+def unmasked(base: PreTrainedModel) -> Iterator[None]:
+    """In the block rows are taken to have padding on the right alone, if any: causal SDPA needs no mask then.
+
+    Else transformers looks at the positions for rows of several texts, and waits for the device to know.
+    """
+    config = base.config.get_text_config()
+    if packing_of(base) is not Packing.SHARED or config._attn_implementation != "sdpa":
+        yield
+        return
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(_CAUSAL, sdpa_attention_forward)  # a kind for which no mask is ever made
+    config._attn_implementation = _CAUSAL
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
 
 
 def seen_mask(base: PreTrainedModel, ends_BT: Tensor) -> Any:

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from mappa.policy.attention import unmasked
 from mappa.policy.forward import token_logprobs
 from mappa.policy.model import Model, materialize
 
@@ -122,7 +123,8 @@ def _update_peak(adapters: Adapters, tokens: int, row_tokens: int, chunk_tokens:
         head = base.get_output_embeddings()
 
         def logprobs() -> torch.Tensor:  # hidden states are not held while gradients are computed, as in the update
-            hidden_BTH = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            with unmasked(base):
+                hidden_BTH = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
             hidden_NH = hidden_BTH[:, :-1].reshape(-1, hidden_BTH.shape[-1])
             return token_logprobs(hidden_NH, head, ids_BT[:, 1:].reshape(-1), 1.0, chunk_tokens)[0]
 

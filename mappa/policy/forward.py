@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mappa.policy.attention import seen_mask
+from mappa.policy.attention import seen_mask, unmasked
 from mappa.policy.lora import Adapters
 
 
@@ -38,7 +38,8 @@ class Policy(torch.nn.Module):
         """
         base = self.model.get_base_model()
         seen = {} if ends_BT is None else {"position_ids": positions_BT, "attention_mask": seen_mask(base, ends_BT)}
-        hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False, **seen).last_hidden_state
+        with unmasked(base):
+            hidden_BTH = base.base_model(input_ids=input_ids_BT, use_cache=False, **seen).last_hidden_state
         row_N, t_N = mask_BT[:, 1:].nonzero(as_tuple=True)  # the hidden state at t - 1 predicts token t
         before_N = (row_N * mask_BT.shape[1] + t_N).to(hidden_BTH.device)
         return token_logprobs(

@@ -125,13 +125,24 @@ def generation(cfg: DictConfig, sizes: Footprint, gpu: GPU, tokens: float, conte
     return tokens / together * step_bytes / (BANDWIDTH_SHARE * gpu.gb_per_second * 1e9)
 
 
+def pass_flops(sizes: Footprint, tokens: float, squares: float, again: bool, extra: int = 0) -> float:
+    """Of a forward and backward pass. Attention over T tokens: 2 T^2 x layers x width forward, half of it masked.
+
+    Args:
+        squares: sum of the squares of the rows' lengths.
+        again: layers are computed anew in the backward pass (checkpointing).
+        extra: forward passes beside.
+    """
+    dense = 2.0 * (2 + again + extra) * sizes.parameters  # a frozen base has no weight gradients
+    return tokens * dense + 2.0 * (3 + again + extra) * sizes.attention_width * squares
+
+
 def update_flops(cfg: DictConfig, sizes: Footprint, episode: Sequence[Turn], todo: Work) -> float:
-    """Of an epoch. Attention over T tokens: 2 T^2 x layers x width in a forward pass, half of the square masked."""
+    """Of an epoch."""
     again = bool(cfg.model.gradient_checkpointing)
     credit = cfg.objective.get("credit", {})
     extra = bool(credit.get("beta") or credit.get("kl_in_loss"))  # the reference's forward pass
     extra += bool(credit and cfg.data.updates_per_epoch > 1 and "max_batch" not in cfg.engine)  # of the old
-    dense = 2.0 * (2 + again + extra)  # a frozen base has no weight gradients
     squares = sum((turn.context + turn.said) ** 2 for turn in episode if turn.learns and turn.ends)
-    attention = 2.0 * sizes.attention_width * squares * todo.episodes * cfg.objective.get("passes", 1)
-    return todo.trained_tokens * sizes.parameters * dense + attention * (3 + again + extra)
+    squares *= todo.episodes * cfg.objective.get("passes", 1)
+    return pass_flops(sizes, todo.trained_tokens, squares, again, extra)

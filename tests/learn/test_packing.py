@@ -217,3 +217,19 @@ def test_a_model_that_does_not_keep_acts_apart_is_told_and_has_them_alone(caplog
     assert "each has a row of its own from here on" in caplog.text
     for ours, theirs in zip(found, right, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_the_positions_are_not_looked_at_for_rows_of_one_act(monkeypatch):
+    """On a GPU the host would wait for them in every micro-batch."""
+    adapters = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=4, alpha=8)
+    rows = [row.sample for row in samples(tasks=3, each=1, prompt=30, said=8)]
+    right = policies_of(adapters, Packing.ALONE).now(rows)
+
+    def looked(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", looked)
+    found = policies_of(adapters, Packing.ALONE).now(rows)
+    assert torch.equal(torch.cat(found), torch.cat(right))
+    with pytest.raises(AssertionError):
+        adapters.base.base_model(input_ids=torch.zeros((1, 4), dtype=torch.long), use_cache=False)
