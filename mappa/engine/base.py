@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from mappa.types import StopReason
@@ -37,6 +39,34 @@ class Completion:
     """Adapter version that sampled it."""
 
 
+class Idle:
+    """Seconds in which an engine had nothing to do, though it could have had."""
+
+    def __init__(self) -> None:
+        self._working, self._since, self._seconds = 0, 0.0, 0.0
+        self._told = False
+
+    def begin(self) -> None:
+        """The clock runs from here whenever nothing is being worked on."""
+        self._since, self._seconds, self._told = time.monotonic(), 0.0, False
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The clock stands still in the block; blocks may overlap."""
+        if not self._working:
+            self._seconds += time.monotonic() - self._since
+        self._working, self._told = self._working + 1, True
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self._since = time.monotonic()
+
+    def end(self) -> float | None:
+        """Seconds since `begin` in which nothing was worked on; None of an engine that never says that it works."""
+        return self._seconds + (0.0 if self._working else time.monotonic() - self._since) if self._told else None
+
+
 class Engine(Protocol):
     """Life: `attach` -> (`sync` -> `wake` -> many `generate` -> `sleep`) per epoch -> `close`."""
 
@@ -46,6 +76,7 @@ class Engine(Protocol):
     """True when `sync` hands it the adapters' weights, so that it must speak with them."""
     context_length: int
     """Most tokens of prompt + completion."""
+    idle: Idle
 
     def attach(self, adapters: Adapters, chat: Chat, model_path: str) -> None:
         """Get to know the policy: called once, before the first rollout."""
@@ -87,6 +118,11 @@ class BaseEngine:
     shares_weights = False
     takes_weights = True
     lockstep = False
+
+    @cached_property
+    def idle(self) -> Idle:
+        """Of an engine that says when it works."""
+        return Idle()
 
     def playing(self, purpose: str, epoch: int) -> Engine:
         """Itself by default."""

@@ -145,7 +145,8 @@ class HFEngine(BaseEngine):
         results: list[tuple[_Request, Completion]] = []
         try:
             for batch in self._batches(requests):
-                completions, more = await loop.run_in_executor(self._thread, self._generate, batch)
+                with self.idle.working():
+                    completions, more = await loop.run_in_executor(self._thread, self._generate, batch)
                 results += zip(batch, completions, strict=True)
                 kept += more
         except BaseException as error:
@@ -191,6 +192,8 @@ class HFEngine(BaseEngine):
         def speak(rows: Sequence[int]) -> None:
             adapters.select_rows(tuple(Counter(batch[row].agent for row in rows).items()))
 
+        first: dict[tuple[str, tuple[int, ...], int], int] = {}
+        sources = [first.setdefault((r.agent, r.prompt_ids, id(r.kept)), row) for row, r in enumerate(batch)]
         with adapters.precision(), adapters.evaluating():
             made = sample(
                 adapters.base,
@@ -200,6 +203,7 @@ class HFEngine(BaseEngine):
                 self._chat.stop_ids,
                 self._chat.pad_id,
                 [request.kept for request in batch],
+                sources,
             )
         self.computed += made.computed
         completions = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers.cache_utils import Cache
 
 from mappa.engine.base import Sampling
 from mappa.engine.hf_kept import Kept, Layers, cut, joined
@@ -36,6 +37,7 @@ def sample(
     stop_ids: Sequence[int],
     pad_id: int,
     kept: Sequence[Kept | None] = (),
+    sources: Sequence[int] = (),
 ) -> Sampled:
     """Sample one completion per prompt by inverse transform with one uniform number per row and step; greedily at 0.
 
@@ -44,12 +46,9 @@ def sample(
     Args:
         speak: told which rows the following passes have.
         kept: what each prompt begins with and need not be computed again; empty = nothing of any.
+        sources: the first row with each row's very prompt, adapter and `kept`; empty = each row is its own.
     """
-    kept = kept or [None] * len(prompts)
     device = next(model.parameters()).device
-    input_ids, mask = _padded(prompts, kept, pad_id)
-    input_ids, mask = input_ids.to(device), mask.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
     budget = max(s.max_tokens for s in samplings)
     uniforms = torch.from_numpy(np.stack([np.random.default_rng(s.seed).random(budget) for s in samplings])).to(device)
     greedy = torch.tensor([s.temperature == 0 for s in samplings], device=device)
@@ -60,37 +59,53 @@ def sample(
     rows = torch.arange(len(prompts), device=device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     stops = torch.tensor(stop_ids, device=device)
-    cache, layers, computed = joined(kept), [()] * len(prompts), 0
-    speak(range(len(prompts)))
-    for step in range(budget):
+    layers: list[Layers] = [()] * len(prompts)
+
+    def run(input_ids: torch.Tensor, mask: torch.Tensor, cache: Cache | None) -> tuple[torch.Tensor, Cache]:
+        """Logits of the last tokens, and the cache with all of them."""
+        nonlocal computed
+        computed += input_ids.numel()
+        width = input_ids.shape[1]
+        places = mask.sum(-1, keepdim=True) if width == 1 else mask.cumsum(-1)[:, -width:]
         out = model(
             input_ids=input_ids,
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=(places - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = out.past_key_values
-        computed += input_ids.numel()
-        logprobs_BV = torch.log_softmax(out.logits[:, -1].float() / temperature[rows], dim=-1)
+        return out.logits[:, -1], out.past_key_values
+
+    computed, heads = 0, sorted(set(sources)) or list(range(len(prompts)))
+    speak(heads)
+    held = [kept[row] for row in heads] if kept else [None] * len(heads)
+    input_ids, mask = _padded([prompts[row] for row in heads], held, pad_id)
+    mask = mask.to(device)
+    logits_BV, cache = run(input_ids.to(device), mask, joined(held))
+    if len(heads) < len(prompts):
+        places = torch.tensor([heads.index(source) for source in sources], device=device)
+        cache.batch_select_indices(places)
+        logits_BV, mask = logits_BV[places], mask[places]
+        speak(range(len(prompts)))
+    for step in range(budget):
+        logprobs_BV = torch.log_softmax(logits_BV.float() / temperature[rows], dim=-1)
         drawn_B = _draw(logprobs_BV, uniforms[rows, step], top_p[rows])
         token_B = torch.where(greedy[rows], logprobs_BV.argmax(-1), drawn_B)
         token_B = torch.where(alive, token_B, stop_ids[0])
         tokens_BT[rows, step] = token_B
         logprobs_BT[rows, step] = logprobs_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
         alive = alive & ~torch.isin(token_B, stops)
-        if not alive.any():
+        if step + 1 == budget or not alive.any():
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        positions = positions[:, -1:] + 1
         if 2 * int(alive.sum()) <= len(alive):
             _leave(layers, cache, rows, (~alive).nonzero().squeeze(1), mask)
             cache.batch_select_indices(alive.nonzero().squeeze(1))
-            rows, token_B, mask, positions = rows[alive], token_B[alive], mask[alive], positions[alive]
+            rows, token_B, mask = rows[alive], token_B[alive], mask[alive]
             alive = alive[alive]
             speak(rows.tolist())
-        input_ids = token_B.unsqueeze(1)
+        logits_BV, cache = run(token_B.unsqueeze(1), mask, cache)
     _leave(layers, cache, rows, torch.arange(len(rows), device=device), mask)
     return Sampled(tokens_BT[:, : step + 1].cpu(), logprobs_BT[:, : step + 1].cpu(), layers, computed)
 

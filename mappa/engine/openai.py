@@ -82,7 +82,8 @@ class OpenAIEngine(BaseEngine):
                 f"prompt of {len(prompt_ids)} tokens + completion budget {sampling.max_tokens} exceeds the context "
                 f"of {self.context_length} tokens"
             )
-        choice = await self._complete(self._models.get(agent, self._model), list(prompt_ids), sampling)
+        with self.idle.working():
+            choice = await self._complete(self._models.get(agent, self._model), list(prompt_ids), sampling)
         token_ids = (choice.model_extra or {}).get("token_ids")
         logprobs = choice.logprobs.token_logprobs if choice.logprobs is not None else None
         if not token_ids:

@@ -144,7 +144,8 @@ class VLLMEngine(BaseEngine):
         version, adapters = self._served
         if agent not in adapters:
             raise EngineError(f"agent '{agent}' has no adapter in the engine; it has: {', '.join(sorted(adapters))}")
-        output = await self._request(tuple(prompt_ids), sampling, adapters[agent])
+        with self.idle.working():
+            output = await self._request(tuple(prompt_ids), sampling, adapters[agent])
         logprobs = tuple(step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True))
         reason = StopReason.STOP if output.finish_reason == "stop" else StopReason.LENGTH
         return Completion(tuple(output.token_ids), logprobs, reason, version)

@@ -110,9 +110,13 @@ class RolloutDataModule(LightningDataModule):
         try:
             with self.timed("generate" if purpose == "train" else "validate"):
                 mine = units(jobs, search)[rank::size]
+                engine.idle.begin()
                 played = replace(rollout, engine=engine).collect(mine, purpose, listeners, temperature, top_p, search)
                 return self.loop.run(played)
         finally:
+            idle = engine.idle.end()
+            if purpose == "train" and idle is not None:
+                self.seconds["engine_idle"] = idle
             self.loop.run(engine.sleep())
 
     def with_grade(self, episode: Episode) -> Episode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import chain
 
 import pytest
@@ -228,6 +229,46 @@ async def test_a_turn_goes_on_from_what_was_computed_for_the_one_before(adapters
         for other in others:
             assert other.token_ids == one.token_ids
             assert other.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+
+
+async def test_samples_of_one_prompt_have_it_computed_once(adapters: Adapters):
+    """Eight a prompt and agent: the words are those that each says by itself, whatever leaves the batch first."""
+    asked = [(agent, prompt) for prompt in prompts(3) for agent in (*adapters.agents, "base")]
+    requests = [(*one, Sampling(6 + seed, seed=seed)) for seed in range(8) for one in asked]
+    alone = [(await generate(adapters, [request]))[0] for request in requests]
+    engine = HFEngine()
+    engine.attach(adapters, MODEL.chat(), MODEL.path)
+
+    async def ask(request) -> Completion:
+        async with engine.lane():
+            return await engine.generate(*request)
+
+    together = await asyncio.gather(*map(ask, requests))
+    for one, other in zip(together, alone, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    once, decoded = len(asked) * max(len(prompt) for _, prompt in asked), 13 * len(requests)
+    assert engine.computed <= once + decoded < 8 * sum(len(prompt) for _, prompt in asked)
+    await engine.close()
+
+
+async def test_an_engine_tells_how_long_it_had_nothing_to_do(adapters: Adapters):
+    """One of two lanes keeps the other waiting: nobody's tokens are computed meanwhile."""
+    engine = HFEngine()
+    engine.attach(adapters, MODEL.chat(), MODEL.path)
+
+    async def ask(before_s: float) -> None:
+        async with engine.lane():
+            await asyncio.sleep(before_s)
+            await engine.generate("solver", prompts(1)[0], Sampling(4, seed=1))
+
+    engine.idle.begin()
+    assert engine.idle.end() is None, "it has not said yet that it works"
+    began = time.monotonic()
+    await asyncio.gather(ask(0.0), ask(0.5))
+    idle = engine.idle.end()
+    assert 0.5 <= idle < time.monotonic() - began
+    await engine.close()
 
 
 async def test_of_as_many_tokens_is_kept_as_a_batch_may_have(adapters: Adapters):
