@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,19 @@ def python_roots() -> list[str]:
     What else lies beside them (a project with its environment in it) is none of the code's business. Raises
     KernelStartError where the working folder or the home is within.
     """
+    return list(_python_roots(os.getcwd(), os.path.expanduser("~")))
+
+
+@cache
+def _python_roots(*private: str) -> tuple[str, ...]:
     base = os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))
     roots = dict.fromkeys([sys.prefix, os.path.realpath(sys.base_prefix), base])
     needed = [f"{root}/{name}" for root in roots if root not in ("/", "/usr") for name in _PYTHON_NEEDS]
     for path in needed:
-        for private in (os.getcwd(), os.path.expanduser("~")):
-            if os.path.realpath(f"{private}/x").startswith(os.path.realpath(path) + "/"):
-                raise KernelStartError(f"{private} lies in {path}, which code needs to read; work in another folder")
-    return [path for path in needed if os.path.exists(path) and not os.path.islink(path)]
+        for folder in private:
+            if os.path.realpath(f"{folder}/x").startswith(os.path.realpath(path) + "/"):
+                raise KernelStartError(f"{folder} lies in {path}, which code needs to read; work in another folder")
+    return tuple(path for path in needed if os.path.exists(path) and not os.path.islink(path))
 
 
 def base_policy(spec: LaunchSpec, run_folder: str, working_dir: str, home: str, **changes: Any) -> KernelPolicy:
