@@ -51,10 +51,12 @@ def register_resolvers() -> None:
 
     `${asset:NAME}`: a folder shipped with the package. `${run_folder:...}`: where this run writes.
     `${importance_cap:ENGINE}`: 2.0 for engines with weights of their own, none where trainer and engine are one model.
+    `${together:TASKS,SAMPLES,CONCURRENCY}`: episodes of an epoch that are played at the same time.
     """
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("importance_cap", _importance_cap, replace=True)
+    OmegaConf.register_new_resolver("together", lambda tasks, each, most: min(tasks * each, most), replace=True)
 
 
 def _importance_cap(engine: str) -> float | None:

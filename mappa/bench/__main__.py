@@ -10,6 +10,7 @@ Words:
     shape=NAME     tiny (as shipped), qwen3_0_6b or qwen3_4b, with random weights (default tiny; on a GPU qwen3_4b)
     tokens=N       of an update (default 4096, on a GPU 16384)
     dtype=NAME     of the base: float32 or bfloat16 (default float32, on a GPU bfloat16)
+    attention=NAME sdpa, eager or, on a GPU, flex_attention (default sdpa)
     repeats=N      of each measurement; the fastest counts (default 3)
     against=trl    also TRL's GRPO on the same model and as many completions, in turn (pip install 'mappa[bench]')
     to=FILE        where the numbers go as JSON (default outputs/bench.json)
@@ -29,10 +30,19 @@ from mappa.bench.shapes import SHAPES
 from mappa.command import quiet, run_guarded, wants_help
 from mappa.errors import ConfigError
 
+ATTENTION = ("sdpa", "eager", "flex_attention")
 PARTS = ("engine", "update", "epoch", "judge", "plan")
 _SHORT = {"planned seconds": "planned s", "seconds": "s", "processor seconds": "CPU s", "computed/needed": "computed"}
 """Columns that would not fit a terminal."""
-_WORDS = {"shape": None, "tokens": None, "dtype": None, "repeats": "3", "against": None, "to": "outputs/bench.json"}
+_WORDS = {
+    "shape": None,
+    "tokens": None,
+    "dtype": None,
+    "attention": "sdpa",
+    "repeats": "3",
+    "against": None,
+    "to": "outputs/bench.json",
+}
 
 
 def read(argv: list[str]) -> tuple[list[str], dict[str, str | None]]:
@@ -49,7 +59,7 @@ def read(argv: list[str]) -> tuple[list[str], dict[str, str | None]]:
             words[key] = value
         else:
             raise ConfigError(f"'{word}' is unknown; available: {', '.join((*PARTS, 'all'))}, {'=, '.join(words)}=")
-    choices = {"shape": tuple(SHAPES), "dtype": ("float32", "bfloat16"), "against": ("trl",)}
+    choices = {"shape": tuple(SHAPES), "dtype": ("float32", "bfloat16"), "attention": ATTENTION, "against": ("trl",)}
     for key, known in choices.items():
         if words[key] is not None and words[key] not in known:
             raise ConfigError(f"{key}={words[key]} is unknown; available: {', '.join(known)}")
@@ -78,10 +88,13 @@ def bench(argv: list[str]) -> dict[str, Any]:
         shape=words["shape"] or ("qwen3_4b" if on_gpu else "tiny"),
         tokens=int(words["tokens"] or (16384 if on_gpu else 4096)),
         dtype=words["dtype"] or ("bfloat16" if on_gpu else "float32"),
+        attention=words["attention"],
         repeats=int(words["repeats"]),
         device="cuda" if on_gpu else "cpu",
     )
     if not on_gpu:
+        if setting.attention == "flex_attention":
+            raise ConfigError("attention=flex_attention has no backward pass on the CPU")
         torch.set_num_threads(1)
     found: dict[str, Any] = {"setting": vars(setting) | {"machine": setting.machine()}}
     for part in parts:

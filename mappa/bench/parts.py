@@ -81,34 +81,44 @@ def update(setting: Setting) -> Numbers:
     limit = min(setting.tokens, adapters.base.config.max_position_embeddings)
     row = min(128, limit)
     for count in (1, 2, 4, 8):
-        found[f"{count} agents"] = _update(setting, policies, rows(setting.tokens // row, row, 1, AGENTS[:count]))
-    one_by_one = rows(setting.tokens // row, row, 1, AGENTS)
+        found[f"{count} agents"] = _update(setting, policies, rows([row] * (setting.tokens // row), 1, AGENTS[:count]))
+    one_by_one = rows([row] * (setting.tokens // row), 1, AGENTS)
     found["8 agents, a pass each"] = _update(setting, policies, one_by_one, mix=False)
     for turns in (1, 2, 4, 8):
-        made = rows(max(1, setting.tokens // limit), limit, turns, AGENTS[:1])
+        made = rows([limit] * max(1, setting.tokens // limit), turns, AGENTS[:1])
         found[f"{turns} turns an act"] = _update(setting, policies, made)
         if turns == 8:
             alone = [Row(r.sample, r.advantages, group=r.sample.action.id) for r in made]
             found["8 turns, a row each"] = _update(setting, policies, alone)
     for samples in (1, 4, 16):
-        made = rows(setting.tokens // row, row, 1, AGENTS[:1], samples)
+        made = rows([row] * (setting.tokens // row), 1, AGENTS[:1], samples)
         found[f"{samples} samples a prompt"] = _update(setting, policies, made)
     found["16 samples, a row each"] = _update(setting, policies, made, packing=Packing.ALONE)
+    found["mixed lengths"] = _update(setting, policies, rows(_mixed(setting.tokens, limit), 1, AGENTS[:3]))
     for length in (length for length in CONTEXTS if length <= limit):
-        made = rows(setting.tokens // length, length, 1, AGENTS[:3])
+        made = rows([length] * (setting.tokens // length), 1, AGENTS[:3])
         found[f"context {length}"] = _update(setting, policies, made)
     return found
 
 
-def rows(count: int, length: int, turns: int, agents: Sequence[str], samples: int = 0) -> list[Row]:
-    """So many acts of `length` tokens, of which each turn's second half was said by the agent.
+def _mixed(tokens: int, longest: int) -> list[int]:
+    """Lengths from 16 on, short ones more often than long ones, of so many tokens together."""
+    rng, lengths = random.Random(0), []
+    while sum(lengths) < tokens:
+        lengths.append(min(round(16 * (longest / 16) ** rng.random()), tokens - sum(lengths)))
+    return [length for length in lengths if length > 1]
+
+
+def rows(lengths: Sequence[int], turns: int, agents: Sequence[str], samples: int = 0) -> list[Row]:
+    """Acts of so many tokens, of which each turn's second half was said by the agent.
 
     Args:
         samples: of each prompt, which is then seven eighths of an act; 0 = a prompt for each.
     """
-    rng, made, each = random.Random(0), [], max(2, length // turns)
+    rng, made = random.Random(0), []
     asked: list[int] = []
-    for index in range(count):
+    for index, length in enumerate(lengths):
+        each = max(2, length // turns)
         start, ids = each // 2, [rng.randrange(3, 300) for _ in range(each * turns)]
         if samples:
             start = each - max(1, each // 8)

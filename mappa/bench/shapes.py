@@ -35,6 +35,8 @@ class Setting:
     tokens: int
     """Of an update."""
     dtype: str
+    attention: str
+    """As transformers names it."""
     repeats: int
     device: str
 
@@ -51,13 +53,14 @@ class Setting:
         from mappa.policy.lora import Adapters
         from mappa.policy.model import Model
 
-        model = Model(str(ASSETS / "tiny"), self.dtype, gradient_checkpointing=self.device == "cuda")
+        model = Model(str(ASSETS / "tiny"), self.dtype, self.attention, gradient_checkpointing=self.device == "cuda")
         if SHAPES[self.shape] is None:
             base = model.load()
         else:
             config, dtype = AutoConfig.for_model("qwen3", **SHAPES[self.shape]), getattr(torch, self.dtype)
             with torch.device(self.device):
-                base = model.prepare(AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa"))
+                made = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=self.attention)
+                base = model.prepare(made)
         adapters = Adapters(base.to(self.device), agents, rank=16, alpha=32)
         adapters.precision = lambda: torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16")
         adapters.model.train()
