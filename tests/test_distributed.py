@@ -114,6 +114,20 @@ def episode_ids(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_acts_that_begin_alike_share_rows_on_several_ranks_too(trainer: list[str], tmp_path: Path):
+    words = [*MINI, "data.tasks_per_epoch=3", "data.samples_per_task=6"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    engine = {"engine": OWN_WEIGHTS} if trainer is FSDP else {}
+    assert run(words, one, parts=parts(one, **engine)) == 0
+    assert run_ranks([*words, *trainer, "trainer.devices=2"], two, 2, parts=parts(two, **engine)) == [0, 0]
+    assert_same_gradients(two, one)
+    for folder in (one, two):
+        tokens = summary(folder)["tokens"]
+        assert tokens["computed"] < 0.95 * tokens["needed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", [DDP, FSDP], ids=["ddp", "fsdp"])
 def test_a_rank_without_any_action_neither_hangs_nor_counts(trainer: list[str], tmp_path: Path):
     """One episode on two ranks; a second update of the single-process run would see the same numbers."""
     words = [*MINI, "data.tasks_per_epoch=1", "data.updates_per_epoch=1", "callbacks.validation.limit=1"]
