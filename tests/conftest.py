@@ -21,9 +21,19 @@ IN_PROCESSES = ("tests/test_distributed.py", "tests/test_resume.py")
 REPO = Path(__file__).resolve().parent.parent
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for the whole suite: half of its time is waiting, and a test may need two cores and gigabytes itself.
+
+    None for chosen files, which start sooner without, nor for the vllm engine, which takes the machine's memory.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return 2 if whole and config.option.markexpr != "vllm" else 0
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """That server imports while earlier tests run."""
-    if any(item.nodeid.startswith(IN_PROCESSES) for item in session.items):
+    """That server imports while earlier tests run; among two workers, when it is first needed."""
+    alone = not hasattr(session.config, "workerinput")
+    if alone and any(item.nodeid.startswith(IN_PROCESSES) for item in session.items):
         importlib.import_module("tests.runs")
         forkserver.ensure_running()
 
