@@ -22,12 +22,12 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two for the whole suite: half of its time is waiting, and a test may need two cores and gigabytes itself.
+    """Two for a plain run, however many cores: half of its time is waiting, and a test may take gigabytes.
 
-    None for chosen files, which start sooner without, nor for the vllm engine, which takes the machine's memory.
+    None for chosen tests, which start sooner without, nor with slow ones or the vllm engine, which take the machine.
     """
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return 2 if whole and config.option.markexpr != "vllm" else 0
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    return 2 if whole and "not slow" in config.option.markexpr else 0
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
