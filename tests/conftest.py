@@ -21,9 +21,19 @@ IN_PROCESSES = ("tests/test_distributed.py", "tests/test_resume.py")
 REPO = Path(__file__).resolve().parent.parent
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for a plain run, however many cores: half of its time is waiting, and a test may take gigabytes.
+
+    None for chosen tests, which start sooner without, nor with slow ones or the vllm engine, which take the machine.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    return 2 if whole and "not slow" in config.option.markexpr else 0
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """That server imports while earlier tests run."""
-    if any(item.nodeid.startswith(IN_PROCESSES) for item in session.items):
+    """That server imports while earlier tests run; among two workers, when it is first needed."""
+    alone = not hasattr(session.config, "workerinput")
+    if alone and any(item.nodeid.startswith(IN_PROCESSES) for item in session.items):
         importlib.import_module("tests.runs")
         forkserver.ensure_running()
 

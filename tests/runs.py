@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -161,6 +163,15 @@ def run(overrides: list[str], folder: Path, kill: str | None = None, parts: Mapp
     return run_ranks(overrides, folder, 1, {0: kill}, parts, timeout_s=3600.0)[0]
 
 
+def _free_port() -> int:
+    """Below those that the system hands out: until the first rank listens, no other test is given it."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def run_ranks(
     overrides: list[str],
     folder: Path,
@@ -170,10 +181,7 @@ def run_ranks(
     timeout_s: float = 300.0,
 ) -> list[int | None]:
     """Train on `size` ranks, started as a cluster's launcher does; exit codes by rank, None = still running."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
+    port, processes = str(_free_port()), []
     for rank in range(size):
         env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
         env |= {"WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}

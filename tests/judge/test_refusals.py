@@ -140,18 +140,18 @@ async def test_who_is_asked_the_same_is_not_waited_for_beyond_patience(serve, ma
 
 
 async def test_a_limit_that_is_not_told_is_learnt(serve, make):
-    """50 calls a second, 300 actions, 64 at once; how few refusals there are depends on the machine, and is printed."""
+    """100 calls a second, 300 actions, 64 at once; how few are refused depends on the machine, and is printed."""
     loop = asyncio.get_running_loop()
     window = {"at": 0, "count": 0}
 
     def script(body, seen):
-        now = int(loop.time() * 2)
+        now = int(loop.time() * 4)
         window.update(at=now, count=0 if window["at"] != now else window["count"])
         window["count"] += 1
         return GOOD if window["count"] <= 25 else "rate_limited"
 
     server = await serve(script, seconds=0.01)
-    server.retry_after = "0.5"
+    server.retry_after = "0.25"
     judge = make(server.url, concurrent=64, retries=50, patience_s=300.0)
     verdicts = await asyncio.gather(*(judge.score(evidence(f"answer {i}")) for i in range(300)))
     assert [v.score for v in verdicts] == [8.0] * 300
