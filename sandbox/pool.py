@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_PRELOAD = ("numpy", "pandas", "sklearn.ensemble", "sklearn.linear_model", "sklearn.model_selection")
+_LOOK_SECONDS = 0.02
+"""Between two looks at whether code runs."""
 
 
 class KernelPool:
@@ -182,6 +184,7 @@ class KernelPool:
                 yield session
             finally:
                 self._live.discard(session)
+                self._refill()
                 closing = self._background(self._close(session))
                 await asyncio.shield(closing)
 
@@ -227,18 +230,26 @@ class KernelPool:
 
     def _refill(self) -> None:
         """Start what is missing of the warm kernels, in the background."""
-        room = self._max_kernels - len(self._live)
-        starting = sum(task.get_name() == "warm" for task in self._tasks)
-        for _ in range(min(self._warm, room) - len(self._ready) - starting):
-            self._background(self._add_spare(), "warm")
+        if not self._closed and not any(task.get_name() == "warm" for task in self._tasks):
+            self._background(self._fill(), "warm")
+
+    async def _fill(self) -> None:
+        """Code that runs goes first: somebody waits for it, and for a spare nobody does."""
+        processors = os.cpu_count() or 1
+        while (missing := min(self._warm, self._max_kernels - len(self._live)) - len(self._ready)) > 0:
+            if self.counters.running >= processors:
+                await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            spares = [self._add_spare() for _ in range(min(missing, self._start_concurrency))]
+            for error in await asyncio.gather(*spares, return_exceptions=True):
+                if isinstance(error, (KernelStartError, OSError)):
+                    log.error("a spare sandbox kernel did not start: %s", error)
+                    return
+                if error is not None:
+                    raise error
 
     async def _add_spare(self) -> None:
-        try:
-            session = await self._open()
-        except (KernelStartError, OSError) as error:
-            log.error("a spare sandbox kernel did not start: %s", error)
-            return
-        self._ready.append(session)
+        self._ready.append(await self._open())
 
     def _background(self, work: object, name: str = "close") -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]

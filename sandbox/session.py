@@ -23,6 +23,8 @@ class Counters:
     """What happened so far, over all sessions of a pool."""
 
     executions: int = 0
+    running: int = 0
+    """Executions at this moment."""
     timeouts: int = 0
     """Executions that ran too long, whether the interrupt stopped them or not."""
     restarts: int = 0
@@ -117,6 +119,7 @@ class KernelSession:
     async def _run(self, kernel: LiveKernel, code: str, seconds: float) -> Execution:
         run = Execution(kernel, self.limits, seconds)
         kernel.freeze(False)
+        self._counters.running += 1
         try:
             await run.run(code)
             if not kernel.alive():
@@ -125,6 +128,7 @@ class KernelSession:
             await asyncio.shield(kernel.kill(CANCELLED))
             raise
         finally:
+            self._counters.running -= 1
             self._sleep()
         return run
 

@@ -107,6 +107,41 @@ async def test_a_kernel_that_died_while_warm_is_not_handed_out(open_pool, kind):
             assert (await session.execute("1 + 1")).result == "2"
 
 
+async def until(true, seconds: float = 60.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 nothing tells of it
+            await asyncio.sleep(0.02)
+
+
+async def test_spares_are_made_again_once_sessions_end(open_pool, kind):
+    """As many as there may be were in use at once: none could be made meanwhile."""
+    pool = await open_pool(kind, warm=2, max_kernels=2, **FAST)
+    async with pool:
+        await until(lambda: len(pool._ready) == 2)
+        async with pool.session(), pool.session():
+            assert not pool._ready
+        await until(lambda: len(pool._ready) == 2)
+
+
+async def test_code_that_runs_goes_before_spares(open_pool, kind, monkeypatch):
+    """For a spare nobody waits. Where a processor is free they are made."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    pool = await open_pool(kind, warm=1, **FAST)
+    async with pool, pool.session() as session:
+        await until(lambda: pool._ready)
+        running = asyncio.create_task(session.execute("import time; time.sleep(600)", timeout=600))
+        await until(lambda: pool.counters.running == 1)
+        async with pool.session() as other:
+            assert (await other.execute("1 + 1")).result == "2"
+            await asyncio.sleep(1.0)
+            assert not pool._ready
+            running.cancel()
+            await until(lambda: pool._ready)
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        assert pool.counters.running == 0
+
+
 async def test_a_closed_session_refuses(open_pool, kind):
     pool = await open_pool(kind, warm=0, **FAST)
     async with pool:
