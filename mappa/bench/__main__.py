@@ -113,7 +113,8 @@ def bench(argv: list[str]) -> dict[str, Any]:
 
 
 def show(part: str, rows: dict[str, dict[str, float | None]]) -> None:
-    """A table: one line a case, or a column where there are many numbers of few cases."""
+    """A table: one line a case, or a column where there are more numbers than cases. What is the same for all cases
+    stands in the title."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -122,8 +123,11 @@ def show(part: str, rows: dict[str, dict[str, float | None]]) -> None:
     cells = {
         (name, key): "" if row.get(key) is None else _shown(row[key]) for name, row in rows.items() for key in columns
     }
-    lines, across = (columns, list(rows)) if len(columns) > 8 else (list(rows), columns)
-    table = Table(title=part.replace("_", " "), box=SIMPLE, pad_edge=False)
+    same = [key for key in columns if len(rows) > 1 and len({cells[name, key] for name in rows}) == 1]
+    title = ", ".join([part.replace("_", " "), *(f"{key} {cells[next(iter(rows)), key]}" for key in same)])
+    columns = [key for key in columns if key not in same]
+    lines, across = (list(rows), columns) if len(columns) <= len(rows) else (columns, list(rows))
+    table = Table(title=title, box=SIMPLE, padding=0, pad_edge=False)
     table.add_column("", no_wrap=True)
     for column in across:
         table.add_column(_SHORT.get(column, column), justify="right")
@@ -133,7 +137,7 @@ def show(part: str, rows: dict[str, dict[str, float | None]]) -> None:
 
 
 def _shown(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2g}" if value < 0.1 else f"{value:.3g}"
 
 
 def main() -> None:

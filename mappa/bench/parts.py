@@ -23,8 +23,10 @@ from mappa.learn.packing import computed_tokens, cut_micro_batches
 from mappa.learn.policies import Old, TeamPolicies
 from mappa.learn.rows import Row, acts, needed_tokens
 from mappa.policy.attention import Packing, packing_of
+from mappa.policy.footprint import Meter
 from mappa.policy.forward import Policy
 from mappa.policy.lora import Adapters
+from mappa.report.cost import GIB
 from mappa.types import Action, Sample, StopReason
 
 AGENTS = tuple(f"agent{number}" for number in range(8))
@@ -159,7 +161,8 @@ def _update(
             torch.stack(losses).sum().backward()
         policies.adapters.model.zero_grad()
 
-    with FlopCounterMode(display=False) as counter:
+    existing = list(policies.adapters.model.parameters())
+    with FlopCounterMode(display=False) as counter, Meter(existing) as meter:
         work()
     numbers = setting.time(work)
     computed = computed_tokens(micro)
@@ -169,6 +172,8 @@ def _update(
         **numbers,
         "tokens/s": needed / numbers["seconds"],
         "TFLOP": counter.get_total_flops() / 1e12,
+        "GiB": meter.peak / GIB,
+        "kernels": meter.kernels,
         "share of peak": setting.share_of_peak(counter.get_total_flops(), numbers["seconds"]),
     }
 

@@ -84,7 +84,7 @@ class Setting:
             if on_gpu:
                 torch.cuda.synchronize()
             numbers = {"seconds": time.monotonic() - wall, "processor seconds": time.process_time() - cpu}
-            found.append(numbers | ({"GiB": torch.cuda.max_memory_allocated() / GIB} if on_gpu else {}))
+            found.append(numbers | ({"GiB taken": torch.cuda.max_memory_allocated() / GIB} if on_gpu else {}))
         return min(found[1:], key=lambda one: one["seconds" if on_gpu else "processor seconds"])
 
     def share_of_peak(self, flops: float, seconds: float) -> float | None:

@@ -90,7 +90,7 @@ def fill(acts: Sequence[Act], packing: Packing, most: int) -> list[Line]:
 
 def _alike(before: Act, act: Act) -> int:
     """Tokens that both begin with and that neither said, but for the last of a prompt."""
-    most = min(_prompt(before, 0), _prompt(act, 0))
+    most = max(0, min(_prompt(before, 0), _prompt(act, 0)))
     mine, its = act[-1].ids, before[-1].ids
     if mine[:most] == its[:most]:
         return most

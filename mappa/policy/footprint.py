@@ -41,16 +41,18 @@ class Footprint:
 
 
 class Meter(TorchDispatchMode):
-    """Bytes of all tensors made while it is active and still alive: `now`, and the `peak`."""
+    """Bytes of all tensors made while it is active and still alive: `now`, and the `peak`. And how many operations were
+    no mere views: `kernels`."""
 
     def __init__(self, existing: Sequence[torch.Tensor]) -> None:
         """`existing`: tensors made before, not to be counted when a view of them appears."""
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.kernels = 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in existing}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.kernels += not func.is_view
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor.untyped_storage())

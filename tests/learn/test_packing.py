@@ -69,6 +69,13 @@ def test_prompts_may_branch_again_and_again_and_end_within_one_another():
     assert layout.starts == [4, 6, 8, 11]
 
 
+def test_a_prompt_of_one_token_or_none_has_nothing_to_share():
+    for prompt in ([7], []):
+        line = [act("a", prompt, [1, 2]), act("b", prompt, [1, 2])]
+        assert length(line) == sum(one[-1].length for one in line)
+        assert lay_out(line).ids == [*prompt, 1, 2] * 2
+
+
 def seen(layout, place: int) -> list[int]:
     return [layout.ids[j] for j in range(place + 1) if place < layout.ends[j]]
 
