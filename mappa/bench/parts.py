@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mappa.bench.shapes import Setting
+from mappa.bench.shapes import PUBLISHED, Setting
 from mappa.engine.base import BaseEngine, Completion, Sampling
 from mappa.engine.hf import HFEngine
 from mappa.learn.batch import at_loss, collate, parts
@@ -100,6 +100,8 @@ def update(setting: Setting) -> Numbers:
     for length in (length for length in CONTEXTS if length <= limit):
         made = rows([length] * (setting.tokens // length), 1, AGENTS[:3])
         found[f"context {length}"] = _update(setting, policies, made)
+    if setting.device == "cuda" and setting.shape in PUBLISHED:
+        found["prime-rl, as published"] = PUBLISHED[setting.shape]
     return found
 
 
