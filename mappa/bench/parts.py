@@ -44,8 +44,10 @@ class Ids:
 
 # ---------------------------------------------------------------------- engine
 def engine(setting: Setting) -> Numbers:
-    """48 requests of 64 tokens each, for 1 to 8 agents; sampled until a budget of 32 tokens. For a large model on a CPU 8
-    requests, and a budget of 8."""
+    """48 requests of 64 tokens each, for 1 to 8 agents; sampled until a budget of 32 tokens.
+
+    A large model on a CPU has 8 requests, and a budget of 8.
+    """
     found: Numbers = {}
     adapters = setting.adapters(AGENTS)
     size = (48, 32) if setting.device == "cuda" or setting.shape == "tiny" else (8, 8)
