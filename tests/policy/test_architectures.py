@@ -14,7 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mappa.config import ASSETS
 from mappa.engine.base import Sampling
 from mappa.engine.hf import HFEngine
+from mappa.learn.batch import collate, ordered
 from mappa.learn.policies import Old, TeamPolicies
+from mappa.learn.rows import Row
+from mappa.policy.attention import Packing, packing_of
 from mappa.policy.forward import Policy
 from mappa.policy.lora import Adapters
 from mappa.policy.model import Model
@@ -116,3 +119,35 @@ def test_a_model_without_a_generation_config_stops_at_the_tokenizers_token(tmp_p
     model = make("qwen3", tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").unlink()
     assert model.chat().stop_ids == (model.chat().eos_id,)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_acts_of_an_architecture_can_share_rows(kind: str, tmp_path: Path):
+    """What is said in one row with others, and its gradient, is that of a row of its own."""
+    adapters = Adapters(make(kind, tmp_path / kind).load(), AGENTS, rank=4, alpha=8)
+    adapters.model.eval()  # GPT-2 has dropout of its own
+    prompt = tuple(range(10, 50))
+    told = {"prompt_ids": prompt, "logprobs": (-1.0, -1.0)}
+    rows = [
+        Row(make_sample(1.0, name=f"{i}/0", agent=agent, completion_ids=(i, i + 3), **told), torch.ones(2))
+        for i, agent in enumerate(AGENTS * 4)
+    ]
+    found = []
+    with adapters.disturbed():
+        for packing in (packing_of(adapters.base), Packing.ALONE):
+            policies = TeamPolicies(Policy(adapters, 1.0, 16), adapters, 0, 4096, 0.2, lambda: Old.NOT_NEEDED)
+            policies._packing = packing
+            micro = policies.micro_batches(rows)
+            assert policies._trusted is (packing is Packing.SHARED)
+            said = {}
+            for part in micro:
+                logprobs_N, _ = policies.forward(collate(part, 0))
+                said |= dict(zip((row.sample.action.id for row in ordered(part)), logprobs_N.view(-1, 2), strict=True))
+            torch.stack([said[row.sample.action.id] for row in rows]).sum().backward()
+            gradient = torch.cat([p.grad.flatten() for agent in AGENTS for p in adapters.parameters(agent)])
+            found.append((torch.stack([said[row.sample.action.id] for row in rows]).detach(), gradient, len(micro[0])))
+            adapters.model.zero_grad()
+    (together, ours, lines), (alone, theirs, acts) = found
+    assert (lines, acts) == (2, 8)
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=0)
+    assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
