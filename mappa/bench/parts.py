@@ -59,12 +59,32 @@ def engine(setting: Setting) -> Numbers:
             said = sum(len(one.token_ids) for one in asyncio.run(_sample(adapters, AGENTS[:count], *size)))
 
         numbers = setting.time(work)
-        found[f"{count} agents"] = numbers | {"tokens": said, "tokens/s": said / numbers["seconds"]}
+        metered = Metered()
+        asyncio.run(_sample(adapters, AGENTS[:count], *size, metered))
+        found[f"{count} agents"] = numbers | {
+            "tokens": said,
+            "tokens/s": said / numbers["seconds"],
+            "GiB": metered.peak / GIB,
+        }
     return found
 
 
-async def _sample(adapters: Adapters, agents: Sequence[str], requests: int, budget: int) -> list[Completion]:
-    made, rng = HFEngine(), random.Random(0)
+class Metered(HFEngine):
+    """Knows the peak bytes of the tensors of its batches, the KV cache among them."""
+
+    peak = 0
+
+    def _generate(self, batch: Sequence[Any]) -> Any:
+        with Meter(list(self._adapters.model.parameters())) as meter:
+            made = super()._generate(batch)
+        self.peak = max(self.peak, meter.peak)
+        return made
+
+
+async def _sample(
+    adapters: Adapters, agents: Sequence[str], requests: int, budget: int, made: HFEngine | None = None
+) -> list[Completion]:
+    made, rng = made or HFEngine(), random.Random(0)
     made.attach(adapters, Ids(), "")
 
     async def ask(index: int) -> Completion:

@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from mappa.checkpoint import check_adapters
 from mappa.errors import CheckpointError, ConfigError
+from mappa.policy.low_rank import Added
 from mappa.ranks import full, sharded_like
 from mappa.seed import stable_seed
 from mappa.types import BASE
@@ -55,7 +56,7 @@ class Adapters:
         seed: int = 0,
     ) -> None:
         self.agents = tuple(agents)
-        self.rank, self.alpha = rank, alpha
+        self.rank, self.alpha, self._drops = rank, alpha, dropout > 0
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -122,23 +123,22 @@ class Adapters:
         """A layer's output with what the adapters say of its input."""
         out, speakers = base_layer(x), self._speakers
         self.mixes = self.mixes and x.dim() == 3
-        if len(speakers) == 1:
-            ((agent, _),) = speakers
-            return out if agent == BASE else self._added(voices[agent], x, out)
-        if not self.mixes:
+        acting = [None if agent == BASE else voices[agent] for agent, _ in speakers]
+        if not any(acting):
+            return out
+        if len(speakers) > 1 and not self.mixes:
             raise ConfigError("this model's layers do not see whole rows, so agents cannot share a forward pass")
-        counts = [count for _, count in speakers]
-        parts = zip(speakers, x.split(counts), out.split(counts), strict=True)
-        return torch.cat([o if a == BASE else self._added(voices[a], part, o) for (a, _), part, o in parts])
-
-    def _added(self, voice: Voice, x: Tensor, out: Tensor) -> Tensor:
-        """`out` + alpha / rank * B A x (arXiv 2106.09685), the sum in one product with B."""
-        dropout, inner, outer = voice
-        if not torch.is_autocast_enabled(x.device.type):  # autocast would undo it
-            x = x.to(inner.weight.dtype)
-        low = inner(dropout(x)).flatten(0, -2)
-        both = torch.addmm(out.flatten(0, -2).to(low.dtype), low, outer.weight.t(), alpha=self.alpha / self.rank)
-        return both.view_as(out).to(out.dtype)
+        counts = [len(x) if count is None else count for _, count in speakers]
+        if self._drops and self.model.training:
+            parts = zip(x.split(counts), acting, strict=True)
+            x = torch.cat([part if voice is None else voice[0](part) for part, voice in parts])
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else next(filter(None, acting))[1].weight.dtype
+        pairs = [None if voice is None else voice[side].weight.to(dtype) for side in (1, 2) for voice in acting]
+        with torch.autocast(device, enabled=False):
+            both = Added.apply(x.to(dtype), out.to(dtype), counts, self.alpha / self.rank, *pairs)
+        return both.to(out.dtype)
 
     @torch.no_grad()
     def reset(self) -> None:

@@ -13,6 +13,7 @@ from mappa.checkpoint import check_adapters
 from mappa.config import ASSETS
 from mappa.errors import CheckpointError, ConfigError
 from mappa.policy.lora import Adapters
+from mappa.policy.low_rank import Added
 from mappa.policy.model import Model
 from mappa.types import BASE
 
@@ -137,16 +138,48 @@ def test_rows_of_several_agents_share_a_pass(checkpointing: bool):
 
 
 @pytest.mark.parametrize(("autocast", "seen"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_under_autocast_no_input_is_copied_to_float32(autocast: bool, seen: torch.dtype):
+def test_under_autocast_no_input_is_copied_to_float32(autocast: bool, seen: torch.dtype, monkeypatch):
     """PEFT casts every layer's input to its adapter's float32, which autocast then casts back."""
     adapters = Adapters(Model(str(ASSETS / "tiny"), "bfloat16").load(), AGENTS, rank=4, alpha=8, seed=1)
-    found = set()
-    for name, layer in adapters.model.named_modules():
-        if name.endswith("lora_A.solver"):
-            layer.register_forward_pre_hook(lambda _, args: found.add(args[0].dtype))
+    found, added = set(), Added.apply
+    monkeypatch.setattr(Added, "apply", lambda x, *rest: found.add(x.dtype) or added(x, *rest))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert logits(adapters.model).dtype == torch.bfloat16
     assert found == {seen}
+
+
+@pytest.mark.parametrize("wants_x", [True, False])
+def test_gradients_of_what_is_added_are_the_numerical_ones(wants_x: bool):
+    """Three voices and rows of the base, of different numbers of rows."""
+    torch.manual_seed(0)
+    shapes = [(7, 3, 5), (7, 3, 4), (2, 5), (2, 5), (4, 2), (4, 2)]
+    x, out, *pairs = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+
+    def added(x, out, a, c, b, d):
+        return Added.apply(x, out, [2, 1, 3, 1], 0.7, a, None, c, a, b, None, d, b)
+
+    assert torch.autograd.gradcheck(added, (x.detach().requires_grad_(wants_x), out, *pairs))
+    a, c, b, d = (pair.detach() for pair in pairs)
+    rows = [(a, b)] * 2 + [None] + [(c, d)] * 3 + [(a, b)]
+    by_hand = [o if row is None else o + 0.7 * i @ row[0].T @ row[1].T for i, o, row in zip(x, out, rows, strict=True)]
+    torch.testing.assert_close(added(x, out, *pairs), torch.stack(by_hand))
+
+
+def test_dropout_is_of_the_adapters_alone_and_of_training_alone():
+    ids_BT = torch.arange(30, 60).view(3, 10)
+    speakers = ((AGENTS[0], 1), (BASE, 1), (AGENTS[1], 1))
+    said = {}
+    for dropout in (0.0, 0.5):
+        adapters = Adapters(Model(str(ASSETS / "tiny"), "float32").load(), AGENTS, rank=4, alpha=8, dropout=dropout)
+        with adapters.disturbed():
+            for training in (False, True):
+                adapters.model.train(training)
+                adapters.select_rows(speakers)
+                said[dropout, training] = adapters.model(input_ids=ids_BT).logits
+    torch.testing.assert_close(said[0.5, False], said[0.0, False])
+    torch.testing.assert_close(said[0.5, True][1], said[0.0, True][1])
+    for row in (0, 2):
+        assert (said[0.5, True][row] - said[0.0, True][row]).abs().max() > 0.1
 
 
 def test_layers_that_do_not_see_whole_rows_are_not_shared(adapters: Adapters):
