@@ -77,8 +77,9 @@ def parts(batch: Batch) -> Iterator[tuple[str, slice, Batch]]:
         found = {name: getattr(batch, name) for name in tensors}
         mine = {name: None if tensor is None else tensor[row : row + count] for name, tensor in found.items()}
         size = int(mine["loss_mask_BT"].count_nonzero())
-        until = action
-        while sum(batch.sizes[action:until]) < size:
+        until, held = action, 0
+        while held < size:
+            held += batch.sizes[until]
             until += 1
         yield agent, slice(place, place + size), Batch(((agent, count),), batch.sizes[action:until], **mine)
         row, place, action = row + count, place + size, until

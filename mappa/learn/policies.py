@@ -121,8 +121,7 @@ class TeamPolicies:
         with self._without_gradients(), self.adapters.evaluating():
             for index in range(max(gather(len(micro)))):
                 part = micro[index] if index < len(micro) else []
-                batch = collate(part, self._pad_id, () if part else self.adapters.agents[:1])
-                found.append(self.forward(batch, voice)[0])
+                found.append(self._said(part, voice))
         order = [row for part in micro for row in ordered(part)]
         lengths = [len(row.sample.action.completion_ids) for row in order]
         values = torch.cat(found).cpu().split(lengths) if order else ()
@@ -158,12 +157,13 @@ class TeamPolicies:
     def _gap(self, line: Line, voice: str | None) -> float:
         """Nats per token between acts in one row and in a row each. Collective."""
         with self._without_gradients(), self.adapters.evaluating():
-            ways = [[line] if line else [], [[act] for act in line]]
-            together, alone = (
-                self.forward(collate(lines, self._pad_id, () if line else self.adapters.agents[:1]), voice)[0]
-                for lines in ways
-            )
+            together = self._said([line] if line else [], voice)
+            alone = self._said([[act] for act in line], voice)
         return (together - alone).abs().mean().item() if line else 0.0
+
+    def _said(self, lines: Sequence[Line], voice: str | None) -> Tensor:
+        """Log-probabilities of a micro-batch; a rank that has none takes part in the pass all the same."""
+        return self.forward(collate(lines, self._pad_id, () if lines else self.adapters.agents[:1]), voice)[0]
 
     def _without_gradients(self) -> AbstractContextManager[None]:
         """Sharded weights are gathered into buffers that the update uses again: those must not be inference tensors."""
