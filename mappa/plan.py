@@ -28,7 +28,7 @@ from mappa.command import check_choice, help_text, quiet, run_guarded, split, wa
 from mappa.config import check, compose_with_origin, make
 from mappa.errors import ConfigError, TaskError
 from mappa.play.rollout import adapters_of
-from mappa.report.cost import GPU, GPUS, Turn, Work, generation, memory, turns, update_flops, validation_episodes
+from mappa.report.cost import GPU, GPUS, MFU, Turn, Work, generation, memory, turns, update_flops, validation_episodes
 
 LONGEST = "longest row learned, at most"
 
@@ -56,7 +56,7 @@ def estimate(argv: list[str]) -> tuple[dict[str, Any], str | None]:
         ConfigError: an unknown GPU, a share out of range, or a mistake in the configuration.
         HydraException: the configuration cannot be composed.
     """
-    words, overrides, folders = split(argv, {"gpu": "h100", "fill": "0.5", "mfu": "0.2", "problems": None})
+    words, overrides, folders = split(argv, {"gpu": "h100", "fill": "0.5", "mfu": str(MFU), "problems": None})
     _check_words(words)
     check_choice(overrides)
     cfg, origin = compose_with_origin([*overrides, "paths.run=."], folders=folders)

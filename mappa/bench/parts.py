@@ -26,7 +26,7 @@ from mappa.policy.attention import Packing, packing_of
 from mappa.policy.footprint import Meter
 from mappa.policy.forward import Policy
 from mappa.policy.lora import Adapters
-from mappa.report.cost import GIB
+from mappa.report.cost import GIB, MFU
 from mappa.types import Action, Sample, StopReason
 
 AGENTS = tuple(f"agent{number}" for number in range(8))
@@ -284,8 +284,8 @@ def plan(setting: Setting) -> Numbers:
     takes for granted; without one, of the mean of all cases."""
     from mappa.bench.planned import compare
 
-    on_gpu, share = setting.device == "cuda", setting.share_of_peak(1.0, 1.0)
-    return compare(setting.dtype, on_gpu, None if share is None else 0.2 / share)
+    peak = setting.peak()
+    return compare(setting.dtype, setting.device == "cuda", None if peak is None else MFU * peak)
 
 
 # ---------------------------------------------------------------------- judge

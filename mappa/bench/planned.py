@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mappa.bench.resident import AGENTS
+from mappa.bench.resident import AGENTS, CHUNK
 from mappa.bench.shapes import SHAPES
 from mappa.config import ASSETS
 from mappa.policy.footprint import Footprint, footprint
@@ -21,7 +21,6 @@ from mappa.report.cost import GIB, pass_flops
 
 MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """So that what was freed is no longer resident."""
-CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,9 @@ def folder_of(shape: str, folder: Path) -> str:
 
 def planned_and_measured(case: Case, dtype: str, folder: Path) -> tuple[Footprint, dict[str, float]]:
     """By the planner, and in a process that does it."""
-    path = folder_of(case.shape, folder)
-    model = Model(path, dtype, gradient_checkpointing=case.checkpointing)
+    model = Model(folder_of(case.shape, folder), dtype, gradient_checkpointing=case.checkpointing)
     sizes = footprint(model, Adapters, AGENTS, case.rows * case.length, case.length, CHUNK)
-    words = [path, dtype, str(case.checkpointing), str(case.rows), str(case.length)]
+    words = [case.shape, dtype, str(case.checkpointing), str(case.rows), str(case.length)]
     command = [sys.executable, "-m", "mappa.bench.resident", *words]
     ran = subprocess.run(command, env=os.environ | MMAP, stdout=subprocess.PIPE, text=True, check=True)
     return sizes, json.loads(ran.stdout.splitlines()[-1])

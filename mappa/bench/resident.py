@@ -1,6 +1,6 @@
 """One forward and backward pass in a process of its own.
 
-    python -m mappa.bench.resident PATH DTYPE CHECKPOINTING ROWS LENGTH
+    python -m mappa.bench.resident SHAPE DTYPE CHECKPOINTING ROWS LENGTH
 
 It prints peak bytes beyond what was there before, and seconds (of the processor, where there is no GPU), as JSON.
 """
@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from mappa.bench.shapes import Setting
 from mappa.policy.forward import Policy
-from mappa.policy.lora import Adapters
-from mappa.policy.model import Model
 
 AGENTS = ("solver", "executor", "verifier")
+CHUNK = 1024
+"""Loss positions whose logits exist at one time."""
 
 
 @contextmanager
@@ -55,24 +55,20 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def measure(path: str, dtype: str, checkpointing: bool, rows: int, length: int) -> dict[str, float]:
+def measure(shape: str, dtype: str, checkpointing: bool, rows: int, length: int) -> dict[str, float]:
     """Rows of all agents in one pass, every token with a loss; random weights."""
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"
     torch.set_num_threads(1)
-    model = Model(path, dtype, gradient_checkpointing=checkpointing)
-    with torch.device(device):
-        config = AutoConfig.from_pretrained(path)
-        base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    adapters = Adapters(model.prepare(base), AGENTS)
-    adapters.model.train()
-    policy = Policy(adapters, 1.0, 1024)
+    setting = Setting(shape, rows * length, dtype, attention="sdpa", repeats=1, device=device)
+    adapters = setting.adapters(AGENTS, checkpointing)
+    policy = Policy(adapters, 1.0, CHUNK)
 
     def once(rows: int) -> None:
         ids, mask = torch.randint(5, 300, (rows, length), device=device), torch.ones(rows, length)
         each = [(agent, len(range(i, rows, len(AGENTS)))) for i, agent in enumerate(AGENTS)]
         adapters.select_rows([(agent, count) for agent, count in each if count])
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with adapters.precision():
             logprobs_N, _ = policy(ids, mask)
         logprobs_N.sum().backward()
         adapters.model.zero_grad(set_to_none=True)
@@ -89,5 +85,5 @@ def measure(path: str, dtype: str, checkpointing: bool, rows: int, length: int) 
 
 
 if __name__ == "__main__":
-    _path, _dtype, _checkpointing, _rows, _length = sys.argv[1:]
-    print(json.dumps(measure(_path, _dtype, _checkpointing == "True", int(_rows), int(_length))))  # noqa: T201 command-line output
+    _shape, _dtype, _checkpointing, _rows, _length = sys.argv[1:]
+    print(json.dumps(measure(_shape, _dtype, _checkpointing == "True", int(_rows), int(_length))))  # noqa: T201 command-line output

@@ -52,15 +52,20 @@ class Setting:
 
         return torch.cuda.get_device_name() if self.device == "cuda" else f"{platform.processor() or 'CPU'}, one thread"
 
-    def adapters(self, agents: Sequence[str]) -> Adapters:
-        """A base of this shape, with one adapter of rank 16 an agent that does something."""
+    def adapters(self, agents: Sequence[str], checkpointing: bool | None = None) -> Adapters:
+        """A base of this shape, with one adapter of rank 16 an agent that does something.
+
+        Args:
+            checkpointing: layers are computed anew in the backward pass; None = on a GPU.
+        """
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
         from mappa.policy.lora import Adapters
         from mappa.policy.model import Model
 
-        model = Model(str(ASSETS / "tiny"), self.dtype, self.attention, gradient_checkpointing=self.device == "cuda")
+        again = self.device == "cuda" if checkpointing is None else checkpointing
+        model = Model(str(ASSETS / "tiny"), self.dtype, self.attention, gradient_checkpointing=again)
         if SHAPES[self.shape] is None:
             base = model.load()
         else:
@@ -94,8 +99,13 @@ class Setting:
             found.append(numbers | ({"GiB taken": torch.cuda.max_memory_allocated() / GIB} if on_gpu else {}))
         return min(found[1:], key=lambda one: one["seconds" if on_gpu else "processor seconds"])
 
-    def share_of_peak(self, flops: float, seconds: float) -> float | None:
-        """Of this GPU's data sheet; None where it is not known."""
+    def peak(self) -> float | None:
+        """Operations a second by this GPU's data sheet; None where it is not known."""
         name = self.machine().lower().replace(" ", "_")
         peaks = [gpu.tflops for key, gpu in GPUS.items() if self.device == "cuda" and key in name]
-        return flops / seconds / (peaks[0] * 1e12) if peaks else None
+        return peaks[0] * 1e12 if peaks else None
+
+    def share_of_peak(self, flops: float, seconds: float) -> float | None:
+        """Of this GPU's data sheet; None where it is not known."""
+        peak = self.peak()
+        return None if peak is None else flops / seconds / peak

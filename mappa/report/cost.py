@@ -19,6 +19,8 @@ GIB = 2**30
 PROMPT_TOKENS = 512
 """Taken as the prompt of an agent beyond what earlier agents wrote."""
 BANDWIDTH_SHARE = 0.5
+MFU = 0.2
+"""Share of the GPU's peak that the update is taken to reach, if nothing else is said."""
 CONTEXT_BYTES = GIB
 """Taken for the CUDA context and the libraries' own workspaces."""
 ENGINE_BYTES = 3 * GIB
